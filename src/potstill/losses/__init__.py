@@ -1,0 +1,46 @@
+"""How far is the student from the teacher?
+
+In: the student's `HiddenStates`, what a teacher said (`SoftTargets`), the true next tokens, and a weight for each
+prediction. Out: a `Loss`, which is a sum.
+
+    measure = SoftLabelLoss(ForwardKL(), temperature=2.0, alpha=0.9)
+    loss = linear_loss(student_states, teacher.label(batch), tokens, weights, measure)
+    (loss.total / loss.weight).backward()
+
+support.py      teacher and student over the same events, dense or sparse: the one place that knows the kinds of targets
+divergences.py  the formulas, two to six lines each, over (log p, log q)
+soft.py         temperature and the mixture with hard labels:  L = α·T²·D(p_T ‖ q_T) + (1-α)·CE(y, q)
+linear.py       from hidden states to the loss and its gradient, one chunk of logits at a time
+"""
+
+from potstill.losses.divergences import (
+    DIVERGENCES,
+    AlphaBeta,
+    Divergence,
+    ForwardKL,
+    JensenShannon,
+    ReverseKL,
+    SkewForwardKL,
+    SkewReverseKL,
+    TotalVariation,
+)
+from potstill.losses.linear import gradient_shares, linear_loss
+from potstill.losses.soft import HARD_LABELS, SoftLabelLoss
+from potstill.losses.support import shared_events
+
+__all__ = [
+    "DIVERGENCES",
+    "HARD_LABELS",
+    "AlphaBeta",
+    "Divergence",
+    "ForwardKL",
+    "JensenShannon",
+    "ReverseKL",
+    "SkewForwardKL",
+    "SkewReverseKL",
+    "SoftLabelLoss",
+    "TotalVariation",
+    "gradient_shares",
+    "linear_loss",
+    "shared_events",
+]

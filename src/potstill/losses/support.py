@@ -1,0 +1,76 @@
+"""Teacher and student as probabilities of the same events.
+
+A divergence needs two distributions over one set of events. Dense targets: every token is an event. Top-k targets: each
+listed token is an event, and "any other token" is one more, so both sides still sum to one, the divergence is a true one
+(never negative, zero exactly where the student agrees on these events) and a lower bound of the full divergence. Sampled
+targets: the listed tokens with their weights, an unbiased estimate of every p-weighted sum; only divergences that are
+linear in p may use it.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from potstill.errors import LossError
+from potstill.types import DenseTargets, SoftTargets, SparseTargets
+
+# Stands for log 0: exp(LOG_ZERO) is 0 in every floating point type, and 0 * LOG_ZERO is 0 where 0 * -inf would be NaN.
+LOG_ZERO = -1e4
+
+
+def shared_events(
+    logits: Float[Tensor, "rows tokens"], targets: SoftTargets, temperature: float
+) -> tuple[Float[Tensor, "rows events"], Float[Tensor, "rows events"]]:
+    """(log p of the teacher, log q of the student) over the same events, both at this temperature.
+
+    Raises LossError when sparse targets were taken at another temperature, or when the vocabularies differ in size.
+    """
+    log_q = (logits / temperature).log_softmax(-1)
+    if isinstance(targets, DenseTargets):
+        teacher_logits = targets.head.logits(targets.rows).to(logits.dtype)
+        if teacher_logits.shape != logits.shape:
+            raise LossError(
+                f"the teacher gives {teacher_logits.shape[-1]:,} tokens a probability and the student {logits.shape[-1]:,}: "
+                "slice both heads to the shared vocabulary (Head.sliced_to)"
+            )
+        return (teacher_logits / temperature).log_softmax(-1).clamp_min(LOG_ZERO), log_q
+    if targets.temperature != temperature:
+        raise LossError(
+            f"these soft labels were taken at temperature {targets.temperature:g} and the loss asks for {temperature:g}: "
+            "a few probabilities can't be moved to another temperature; set the loss to theirs or label again"
+        )
+    return _listed_events(log_q, targets)
+
+
+def _listed_events(
+    log_q: Float[Tensor, "rows tokens"], targets: SparseTargets
+) -> tuple[Float[Tensor, "rows events"], Float[Tensor, "rows events"]]:
+    unused = targets.ids < 0
+    log_p = targets.probs.to(log_q.dtype).log().clamp_min(LOG_ZERO)
+    listed_log_q = log_q.gather(-1, targets.ids.clamp_min(0)).masked_fill(unused, LOG_ZERO)
+    log_p = log_p.masked_fill(unused, LOG_ZERO)
+    if targets.rest is None:
+        return log_p, listed_log_q
+    # One more column takes the unused slots; the sum over the others is taken directly, since 1 - sum of the listed
+    # loses every digit when the student is confident.
+    num_tokens = log_q.shape[-1]
+    is_listed = torch.zeros(len(log_q), num_tokens + 1, dtype=torch.bool, device=log_q.device)
+    is_listed.scatter_(1, targets.ids.masked_fill(unused, num_tokens), True)
+    other_log_q = log_q.masked_fill(is_listed[:, :-1], LOG_ZERO).logsumexp(-1, keepdim=True)
+    other_log_p = targets.rest.to(log_q.dtype).log().clamp_min(LOG_ZERO).unsqueeze(-1)
+    return torch.cat([log_p, other_log_p], -1), torch.cat([listed_log_q, other_log_q], -1)
+
+
+def rows_of(targets: SoftTargets, start: int, stop: int) -> SoftTargets:
+    """The targets of the predictions [start, stop) alone."""
+    if isinstance(targets, DenseTargets):
+        return DenseTargets(targets.rows[start:stop], targets.head)
+    rest = None if targets.rest is None else targets.rest[start:stop]
+    return SparseTargets(targets.ids[start:stop], targets.probs[start:stop], rest, targets.temperature)
+
+
+def num_rows(targets: SoftTargets) -> int:
+    """How many predictions these targets are for."""
+    return len(targets.rows) if isinstance(targets, DenseTargets) else len(targets.ids)

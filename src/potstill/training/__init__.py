@@ -1,0 +1,30 @@
+"""Close the gap: the student's weights move until it says what the teacher says.
+
+In: a student (a plain Hugging Face model), a `Teacher` or none, batches by step number, a `SoftLabelLoss`, `TrainingSettings`.
+Out: a `Step` after each optimizer step; the caller logs, evaluates, saves or stops.
+
+    for step in train(student, teacher, batches, SoftLabelLoss(), TrainingSettings(steps=1000), folder=Path("run")):
+        print(step.index, step.loss)
+
+loop.py        the loop, on Accelerate: one screen
+schedule.py    learning rate over the steps: Cosine, Linear, Constant
+checkpoint.py  everything a killed run needs to go on bit for bit: weights, optimizer, random state, step
+checks.py      before step 0: student = teacher gives zero, and what share of the gradient each term has
+"""
+
+from potstill.training.checks import SelfCheck, self_check
+from potstill.training.loop import Batches, Step, TrainingSettings, train
+from potstill.training.schedule import Constant, Cosine, Linear, Schedule
+
+__all__ = [
+    "Batches",
+    "Constant",
+    "Cosine",
+    "Linear",
+    "Schedule",
+    "SelfCheck",
+    "Step",
+    "TrainingSettings",
+    "self_check",
+    "train",
+]

@@ -1,0 +1,108 @@
+"""Everything a killed run needs to go on bit for bit. safetensors and JSON only; a checkpoint exists whole or not at all.
+
+The data need no cursor beyond the step number: the batch of a step is a function of the step. Kept are the two newest, so
+that a disk that fills up while one is written leaves the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from potstill.errors import RunDirectoryError
+
+_KEPT = 2
+
+
+def save_checkpoint(folder: Path, step: int, student: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+    """Write the state after `step` optimizer steps below `folder`; RunDirectoryError when the disk is full."""
+    done = folder / f"step-{step:08d}"
+    part = folder / f"{done.name}.part-{os.getpid()}"
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        save_file(_weights(student), part / "student.safetensors")
+        save_file(_optimizer_tensors(student, optimizer), part / "optimizer.safetensors")
+        save_file(_random_state(), part / "random.safetensors")
+        (part / "state.json").write_text(json.dumps({"step": step, "version": 1}))
+        if done.exists():
+            shutil.rmtree(done)
+        part.replace(done)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise RunDirectoryError(
+            f"can't write the checkpoint of step {step} to {folder}: {error.strerror or error}. "
+            f"{_what_is_kept(folder)} Free some space and start the same command again: it goes on from there"
+        ) from error
+    for old in sorted(folder.glob("step-????????"))[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return done
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint below `folder`."""
+    whole = [path for path in sorted(folder.glob("step-????????")) if (path / "state.json").exists()]
+    return whole[-1] if whole else None
+
+
+def load_checkpoint_(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Put the saved state into student, optimizer and the random generators; the number of steps done."""
+    try:
+        weights = load_file(path / "student.safetensors")
+        moments = load_file(path / "optimizer.safetensors")
+        random = load_file(path / "random.safetensors")
+        step = json.loads((path / "state.json").read_text())["step"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunDirectoryError(f"the checkpoint {path} can't be read ({error}): delete that folder and start again") from error
+    own = _weights(student)
+    if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
+        raise RunDirectoryError(f"the checkpoint {path} is of another student: give this run a folder of its own")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+    for name, parameter in student.named_parameters():
+        prefix = f"{name}/"
+        saved = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
+        if saved:
+            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in saved.items()}
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
+    return step
+
+
+def _weights(student: nn.Module) -> dict[str, Tensor]:
+    """Parameters (tied ones once) and persistent buffers."""
+    seen: set[int] = set()
+    kept = {}
+    for name, tensor in student.state_dict().items():
+        if tensor.data_ptr() in seen and tensor.numel():
+            continue
+        seen.add(tensor.data_ptr())
+        kept[name] = tensor
+    return kept
+
+
+def _optimizer_tensors(student: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value
+        for name, parameter in student.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _what_is_kept(folder: Path) -> str:
+    newest = newest_checkpoint(folder)
+    return "Nothing had been saved before." if newest is None else f"The checkpoint {newest.name} is whole."

@@ -1,0 +1,209 @@
+"""The loop: label, forward, backward, step. Runs on Accelerate, so one process or many, any device.
+
+Every process reads the whole batch of a step and keeps its own rows, so the weight of the step is known to all without a
+word between them, and neither accumulation, packing nor the number of processes changes the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from potstill.errors import DataError, NotFiniteError
+from potstill.losses import SoftLabelLoss, linear_loss
+from potstill.models import hidden_states
+from potstill.training.checkpoint import load_checkpoint_, newest_checkpoint, save_checkpoint
+from potstill.training.schedule import Cosine, Schedule
+from potstill.types import Batch, SoftTargets, Teacher
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Text by step number: the batch of step k is a function of k alone, so a killed run resumes by its number."""
+
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """The batches of step, step + 1, ... without end."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the student learns. `micro_rows`: sequences a forward pass (None = a process's whole share of the batch)."""
+
+    steps: int
+    learning_rate: float = 1e-3
+    schedule: Schedule = field(default_factory=Cosine)
+    micro_rows: int | None = None
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_gradient_norm: float = 1.0
+    dtype: torch.dtype = torch.float32
+    gradient_checkpointing: bool = False
+    checkpoint_every: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimizer step did. Loss and parts are means over the step's weight, in nats a token.
+
+    index          steps done, this one included
+    weight         the sum of the weights the means were taken over
+    tokens         tokens read in this step, padding included, by all processes
+    seconds        it took, checkpoint writing not counted
+    gradient_norm  before clipping
+    """
+
+    index: int
+    loss: float
+    parts: dict[str, float]
+    weight: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    seconds: float
+
+
+def train(
+    student: PreTrainedModel,
+    teacher: Teacher | None,
+    batches: Batches,
+    measure: SoftLabelLoss,
+    settings: TrainingSettings,
+    *,
+    folder: Path | None = None,
+) -> Iterator[Step]:
+    """Train the student in place, yielding after each optimizer step.
+
+    With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On
+    CPU, a run that was killed and resumed gives the same bits as one that was not. Raises NotFiniteError when loss or
+    gradient stop being numbers.
+    """
+    accelerator = Accelerator()
+    torch.manual_seed(settings.seed)
+    student.train()
+    if settings.gradient_checkpointing:
+        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    size = teacher.num_tokens if teacher is not None else None
+    student.to(accelerator.device)
+    optimizer = _adamw(student, settings)
+    done = 0
+    if folder is not None and (newest := newest_checkpoint(folder)) is not None:
+        done = load_checkpoint_(newest, student, optimizer)
+    objective = accelerator.prepare_model(_Objective(student, measure, size))
+    text = batches.from_step(done)
+    for index in range(done, settings.steps):
+        started = time.perf_counter()
+        batch = next(text)
+        rate = settings.learning_rate * settings.schedule.factor(index, settings.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        sums = _gradient_of_step(accelerator, objective, teacher, batch, measure, settings)
+        norm = float(accelerator.clip_grad_norm_(student.parameters(), settings.max_gradient_norm) or 0.0)
+        _refuse_not_finite(index + 1, sums["loss"].item(), norm, rate)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        step = _step(index + 1, sums, batch, rate, norm, started)
+        if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
+            save_checkpoint(folder, step.index, student, optimizer)
+        yield step
+
+
+class _Objective(nn.Module):
+    """The student with its loss, so that distributed wrappers see one forward pass that ends in the loss."""
+
+    def __init__(self, student: PreTrainedModel, measure: SoftLabelLoss, size: int | None) -> None:
+        super().__init__()
+        self.student, self.measure, self.size = student, measure, size
+
+    def forward(self, batch: Batch, targets: SoftTargets | None) -> tuple[Tensor, dict[str, Tensor]]:
+        states = hidden_states(self.student, batch, size=self.size)
+        counted = batch.counted
+        loss = linear_loss(states, targets, batch.targets[counted], batch.weights[counted], self.measure)
+        return loss.total, dict(loss.parts)
+
+
+def _gradient_of_step(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    teacher: Teacher | None,
+    batch: Batch,
+    measure: SoftLabelLoss,
+    settings: TrainingSettings,
+) -> dict[str, Float[Tensor, ""]]:
+    """Accumulate the gradient of the step's mean loss; the sums of the loss and its parts over all processes."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    if len(batch.inputs) < world:
+        raise DataError(f"a step has {len(batch.inputs)} sequences and there are {world} processes: raise training.rows")
+    share = -(-len(batch.inputs) // world)
+    mine = batch.rows(rank * share, (rank + 1) * share)
+    weight = batch.weight.clamp_min(torch.finfo(batch.weights.dtype).tiny).item()
+    micro_batches = list(mine.split(settings.micro_rows or max(1, share)))
+    sums: dict[str, Tensor] = {}
+    device = accelerator.device.type
+    for number, micro in enumerate(micro_batches):
+        micro = micro.to(accelerator.device)
+        is_last = number == len(micro_batches) - 1
+        with torch.autocast(device, settings.dtype, enabled=settings.dtype != torch.float32):
+            targets = teacher.label(micro) if teacher is not None and measure.needs_teacher else None
+            with _sync(accelerator, objective, is_last):
+                total, parts = objective(micro, targets)
+                # Wrappers average the gradient over processes; the weight of the step is already everybody's.
+                accelerator.backward(total * (world / weight))
+        for name, value in {"loss": total.detach(), **parts}.items():
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
+    if world > 1:
+        sums = {name: accelerator.reduce(value, reduction="sum") for name, value in sums.items()}  # type: ignore[misc]
+    return {name: value / weight for name, value in sums.items()}
+
+
+def _sync(accelerator: Accelerator, objective: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Gradients travel between processes once a step, with its last micro-batch."""
+    return nullcontext() if is_last else accelerator.no_sync(objective)
+
+
+def _adamw(student: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+    """Decay on matrices only, as is usual: norms and biases have no scale to keep small."""
+    matrices = [p for p in student.parameters() if p.requires_grad and p.ndim >= 2]
+    vectors = [p for p in student.parameters() if p.requires_grad and p.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        fused=True,
+    )
+
+
+def _step(
+    index: int, means: dict[str, Tensor], batch: Batch, rate: float, gradient_norm: float, started: float
+) -> Step:
+    parts = {name: value.item() for name, value in means.items() if name != "loss"}
+    weight = batch.weight.item()
+    seconds = time.perf_counter() - started
+    return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, batch.inputs.numel(), seconds)
+
+
+def _refuse_not_finite(index: int, loss: float, gradient_norm: float, rate: float) -> None:
+    if math.isfinite(loss) and math.isfinite(gradient_norm):
+        return
+    what = "loss" if not math.isfinite(loss) else "gradient"
+    raise NotFiniteError(
+        f"the {what} of step {index} is not a number (loss {loss}, gradient norm {gradient_norm}). The student was not changed "
+        f"by this step. Lower the learning rate (now {rate:.2g}), lengthen the warm-up, or train in float32"
+    )
+
+
+def _is_due(index: int, settings: TrainingSettings) -> bool:
+    is_last = index == settings.steps
+    return is_last or (settings.checkpoint_every is not None and index % settings.checkpoint_every == 0)

@@ -1,6 +1,6 @@
 """Train the pocket teacher that ships inside the package, from nothing, on the Python standard library's source.
 
-    .venv/bin/python tools/pocket_teacher.py train runs/pocket --minutes 120     (resumes where it was killed)
+    .venv/bin/python tools/pocket_teacher.py train runs/pocket --minutes 105     (resumes where it was killed)
     .venv/bin/python tools/pocket_teacher.py ship runs/pocket                    (held-out score, model card, files into the package)
 
 Its text is every .py file of the running interpreter's standard library, tests included, whose document hash says
@@ -16,13 +16,13 @@ import math
 import platform
 import random
 import shutil
-import sys
 import time
+from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -104,7 +104,9 @@ def windows(stream: list[np.ndarray], epoch: int) -> np.ndarray:
     return cut[np.random.default_rng(epoch).permutation(rows)]
 
 
-def held_out_score(model: LlamaForCausalLM, stream: list[np.ndarray], rows: int | None = None) -> tuple[float, float, int]:
+def held_out_score(
+    model: LlamaForCausalLM, stream: list[np.ndarray], rows: int | None = None
+) -> tuple[float, float, int]:
     """(nats a token, next-token accuracy, tokens) over windows that restart at every document."""
     cuts = [doc[start : start + CONTEXT + 1] for doc in stream for start in range(0, len(doc) - 1, CONTEXT)]
     if rows is not None:
@@ -136,13 +138,17 @@ def train(folder: Path, minutes: float, rows: int) -> None:
     stream = token_stream(tokenizer, texts)
     held_out = token_stream(tokenizer, [text for _, text in documents("held_out", with_tests=False)])
     tokens_an_epoch = sum(map(len, stream))
-    print(f"{len(stream)} documents, {sum(map(len, texts)) / 1e6:.1f} M characters, {tokens_an_epoch / 1e6:.2f} M tokens", flush=True)
+    print(
+        f"{len(stream)} documents, {sum(map(len, texts)) / 1e6:.1f} M characters, {tokens_an_epoch / 1e6:.2f} M tokens",
+        flush=True,
+    )
 
     torch.manual_seed(0)
     model = new_model(tokenizer)
     optimizers = optimizers_for(model)
     peaks = [group["lr"] for o in optimizers for group in o.param_groups]
     state = {"step": 0, "spent": 0.0, "epoch": 0, "row": 0}
+    # A developer's own working file on a developer's own disk, never shipped: the only place where torch's format is used.
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
@@ -191,7 +197,9 @@ def train(folder: Path, minutes: float, rows: int) -> None:
     state["spent"] = time.monotonic() - started
     save(checkpoint, model, optimizers, state)
     model.to(torch.bfloat16).save_pretrained(folder)
-    (folder / "state.json").write_text(json.dumps(state | {"rows": rows, "tokens_an_epoch": tokens_an_epoch, "documents": len(stream)}))
+    (folder / "state.json").write_text(
+        json.dumps(state | {"rows": rows, "tokens_an_epoch": tokens_an_epoch, "documents": len(stream)})
+    )
 
 
 def save(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], state: dict) -> None:
@@ -200,12 +208,92 @@ def save(path: Path, model: LlamaForCausalLM, optimizers: list[torch.optim.Optim
     part.replace(path)
 
 
+CARD = """---
+license: apache-2.0
+language: [en]
+tags: [code, python]
+---
+# The pocket teacher
+
+A small causal language model of Python source code ({parameters:.2f} M parameters, Llama architecture: hidden {hidden}, {layers} layers,
+{heads} query and {kv_heads} key-value heads, FFN {ffn}, context {context}, tied embeddings, own byte-level BPE of {vocabulary:,} tokens).
+It exists so that `potstill demo` and the tests have a real teacher that needs no download. It is not useful for anything else.
+
+**Data.** The standard library of CPython {python}, its tests included: {documents:,} files, {tokens:.2f} M tokens, without the character
+tables in `encodings/`, without `pydoc_data/`, and without every file whose path hashes into the held-out or search part
+(`potstill.data.splits`). The library is licensed under the PSF licence; no other text was used.
+
+**Training.** `tools/pocket_teacher.py` in the repository: {steps:,} steps of {rows} x {context} tokens ({seen:.1f} M tokens, {epochs:.1f} epochs),
+{minutes:.0f} minutes on {cores} CPU cores in bf16 autocast; Muon and AdamW, cosine decay, seed 0.
+
+**Held out** ({held_out_tokens:,} tokens of {held_out_documents} files it never saw, contexts of {context} that start cold, {date}):
+{nats:.4f} nats a token, perplexity {perplexity:.2f}, next-token accuracy {accuracy:.1%}. On the same number of its own training tokens:
+{train_nats:.4f} nats a token (perplexity {train_perplexity:.2f}), so it has learned some of its text by heart.
+
+The weights are Apache-2.0 like the rest of potstill. It repeats what Python's own source says, also where that is old or wrong.
+"""
+
+
+def ship(folder: Path) -> None:
+    """Score the trained model on held-out files, write the model card, and put all into the package."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    state = json.loads((folder / "state.json").read_text())
+    texts = [text for _, text in documents("held_out", with_tests=False)]
+    nats, accuracy, tokens = held_out_score(model, token_stream(tokenizer, texts))
+    seen = token_stream(tokenizer, [text for _, text in documents("train", with_tests=False)][::8])
+    train_nats, _, _ = held_out_score(model, seen, rows=tokens // CONTEXT)
+    config = model.config
+    card = CARD.format(
+        parameters=sum(p.numel() for p in model.parameters()) / 1e6,
+        hidden=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        kv_heads=config.num_key_value_heads,
+        ffn=config.intermediate_size,
+        context=CONTEXT,
+        vocabulary=VOCABULARY,
+        python=platform.python_version(),
+        documents=state["documents"],
+        tokens=state["tokens_an_epoch"] / 1e6,
+        steps=state["step"],
+        rows=state["rows"],
+        seen=state["step"] * state["rows"] * CONTEXT / 1e6,
+        epochs=state["step"] * state["rows"] * CONTEXT / state["tokens_an_epoch"],
+        minutes=state["spent"] / 60,
+        cores=torch.get_num_threads(),
+        held_out_tokens=tokens,
+        held_out_documents=len(texts),
+        date=date.today().isoformat(),
+        nats=nats,
+        perplexity=math.exp(nats),
+        accuracy=accuracy,
+        train_nats=train_nats,
+        train_perplexity=math.exp(train_nats),
+    )
+    shutil.rmtree(SHIPPED, ignore_errors=True)
+    # The end mark goes in front of every text, as it did in training, whoever calls the tokenizer.
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", pair=f"{END} $A {END} $B", special_tokens=[(END, tokenizer.convert_tokens_to_ids(END))]
+    )
+    tokenizer.save_pretrained(SHIPPED)
+    model.to(torch.bfloat16).save_pretrained(SHIPPED)
+    (SHIPPED / "README.md").write_text(card)
+    print(card)
+    print({path.name: path.stat().st_size for path in sorted(SHIPPED.iterdir())})
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     training = verbs.add_parser("train")
     training.add_argument("folder", type=Path)
-    training.add_argument("--minutes", type=float, default=120)
+    training.add_argument("--minutes", type=float, default=105)
     training.add_argument("--rows", type=int, default=16, help="sequences of 512 tokens a step")
+    shipping = verbs.add_parser("ship")
+    shipping.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    train(arguments.folder, arguments.minutes, arguments.rows)
+    if arguments.verb == "train":
+        train(arguments.folder, arguments.minutes, arguments.rows)
+    else:
+        ship(arguments.folder)

@@ -340,7 +340,9 @@ def test_jensen_shannon_runs_into_both_kls(near, at, student, teacher, tokens, w
 )
 def test_families_contain_the_kls(one, other, student, teacher, tokens, weights):
     found = linear_loss(student, teacher, tokens, weights, SoftLabelLoss(one)).total.item()
-    assert found == pytest.approx(linear_loss(student, teacher, tokens, weights, SoftLabelLoss(other)).total.item(), rel=1e-4)
+    assert found == pytest.approx(
+        linear_loss(student, teacher, tokens, weights, SoftLabelLoss(other)).total.item(), rel=1e-4
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -387,7 +389,9 @@ def test_what_does_not_fit_is_refused(student, teacher, tokens, weights):
     with pytest.raises(LossError, match="soft targets are needed"):
         linear_loss(student, None, tokens, weights, SoftLabelLoss())
     with pytest.raises(LossError, match="temperature 1 and the loss asks for 2"):
-        linear_loss(student, top_k_of(teacher.head.logits(teacher.rows), 3), tokens, weights, SoftLabelLoss(temperature=2.0))
+        linear_loss(
+            student, top_k_of(teacher.head.logits(teacher.rows), 3), tokens, weights, SoftLabelLoss(temperature=2.0)
+        )
     with pytest.raises(LossError, match="slice both heads"):
         linear_loss(student, DenseTargets(teacher.rows, teacher.head.sliced_to(9)), tokens, weights, SoftLabelLoss())
     for wrong in ({"temperature": 0.0}, {"temperature": float("inf")}, {"alpha": 1.5}):

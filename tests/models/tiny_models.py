@@ -1,7 +1,10 @@
-"""A tiny random model of each family, with everything on that makes the family different from Llama."""
+"""A tiny random model of each family, with everything on that makes it different from Llama; and a byte tokenizer."""
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from potstill.types import Batch
 
 VOCABULARY = 61
 LAYERS = 4
@@ -47,3 +50,26 @@ def tiny_model(family: str, *, seed: int = 0, spread: float = 5.0) -> PreTrained
                 else:
                     parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+CHAT_TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
+
+
+def byte_tokenizer(*, extra: tuple[str, ...] = (), chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """A tokenizer of the 256 bytes, then <|end|>, then whatever is asked for. It has no padding token."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", model_max_length=16)
+    made.add_tokens(list(extra))
+    made.chat_template = chat_template
+    return made
+
+
+def batch_of(rows: list[list[int]], weights: list[list[float]] | None = None) -> Batch:
+    """A batch of whole rows, one document a row."""
+    tokens = torch.tensor(rows)
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens)
+    counted = torch.ones(tokens.shape) if weights is None else torch.tensor(weights)
+    return Batch(tokens, tokens, counted, torch.arange(len(rows))[:, None].expand_as(tokens), positions)

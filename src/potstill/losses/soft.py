@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -24,7 +24,7 @@ class SoftLabelLoss:
     alpha        α, the share of the soft labels: 1 = only the teacher, 0 = only hard labels (no teacher is asked)
     """
 
-    divergence: Divergence = ForwardKL()
+    divergence: Divergence = field(default_factory=ForwardKL)
     temperature: float = 1.0
     alpha: float = 1.0
 

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -57,8 +58,10 @@ def load_checkpoint_(path: Path, student: nn.Module, optimizer: torch.optim.Opti
         moments = load_file(path / "optimizer.safetensors")
         random = load_file(path / "random.safetensors")
         step = json.loads((path / "state.json").read_text())["step"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunDirectoryError(f"the checkpoint {path} can't be read ({error}): delete that folder and start again") from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise RunDirectoryError(
+            f"the checkpoint {path} can't be read ({error}): delete that folder and start again"
+        ) from error
     own = _weights(student)
     if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
         raise RunDirectoryError(f"the checkpoint {path} is of another student: give this run a folder of its own")

@@ -94,7 +94,7 @@ def train(
     torch.manual_seed(settings.seed)
     student.train()
     if settings.gradient_checkpointing:
-        student.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        student.activation_checkpointing_enable({"use_reentrant": False})
     size = teacher.num_tokens if teacher is not None else None
     student.to(accelerator.device)
     optimizer = _adamw(student, settings)
@@ -145,7 +145,9 @@ def _gradient_of_step(
     """Accumulate the gradient of the step's mean loss; the sums of the loss and its parts over all processes."""
     world, rank = accelerator.num_processes, accelerator.process_index
     if len(batch.inputs) < world:
-        raise DataError(f"a step has {len(batch.inputs)} sequences and there are {world} processes: raise training.rows")
+        raise DataError(
+            f"a step has {len(batch.inputs)} sequences and there are {world} processes: raise training.rows"
+        )
     share = -(-len(batch.inputs) // world)
     mine = batch.rows(rank * share, (rank + 1) * share)
     weight = batch.weight.clamp_min(torch.finfo(batch.weights.dtype).tiny).item()

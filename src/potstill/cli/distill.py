@@ -1,0 +1,25 @@
+"""`potstill distill RECIPE`: the whole run a recipe describes, resumed where it was killed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from potstill.cli.options import OutOption, RecipeArgument, SetOption
+
+
+def distill(recipe: RecipeArgument, out: OutOption = None, sets: SetOption = None) -> None:
+    """Distil a student as the RECIPE says, beside its controls; the same command again goes on after a kill."""
+    from rich.console import Console
+
+    from potstill.cli.running import run_recipe
+    from potstill.recipe import load_recipe
+
+    decoded = load_recipe(recipe, sets=sets or [])
+    run_recipe(decoded, out or Path("runs") / decoded.name, Console())
+
+
+command = distill
+_ = Annotated, typer

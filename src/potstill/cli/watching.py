@@ -1,0 +1,83 @@
+"""What a person sees while a run goes on: a bar with loss, tokens/s and time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from potstill.runs import ArmStep, Event
+
+_SECONDS_BETWEEN_LINES = 10.0
+NAMES = {
+    "teacher": "teacher",
+    "untouched": "untouched student",
+    "hard_labels": "hard labels, same tokens",
+    "hard_labels_same_time": "hard labels, same time",
+    "distilled": "distilled student",
+}
+
+
+class Watching:
+    """A context in which events are shown; iterate `through(events)` and they pass through unchanged."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = 0.0
+        self._speed = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def through(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Show each event, then hand it on."""
+        from potstill.runs import ArmStep, Measured, Stage
+
+        for event in events:
+            match event:
+                case Stage(what):
+                    self.console.print(f"[dim]{what} …[/dim]")
+                case ArmStep():
+                    self._show_step(event)
+                case Measured(name, _):
+                    if name in self._tasks:
+                        self._progress.remove_task(self._tasks.pop(name))
+            yield event
+
+    def _show_step(self, event: ArmStep) -> None:
+        arm, step = event.arm, event.step
+        now = step.tokens / max(step.seconds, 1e-9)
+        self._speed = now if step.index == 1 else 0.9 * self._speed + 0.1 * now
+        figures = f"loss {step.loss:.3f}  {self._speed:,.0f} tokens/s"
+        if arm.name not in self._tasks:
+            self._tasks[arm.name] = self._progress.add_task(NAMES[arm.name], total=arm.steps, figures="")
+        self._progress.update(self._tasks[arm.name], completed=step.index, figures=figures)
+        is_last = step.index == arm.steps
+        if not self.console.is_terminal and (is_last or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES):
+            self._last_line = time.monotonic()
+            left = (arm.steps - step.index) * step.seconds
+            self.console.print(f"{NAMES[arm.name]}: step {step.index}/{arm.steps}  {figures}  {left:.0f} s left")
+        elif is_last:
+            self.console.print(f"[green]✓[/green] {NAMES[arm.name]}: {arm.steps} steps, {figures}")

@@ -1,0 +1,39 @@
+"""What a Hugging Face model is to us: where it comes from, what it gives, how it goes back to disk.
+
+A teacher and a student are plain `PreTrainedModel`s, before and after. This room turns one forward pass into
+`HiddenStates` (the rows that count, and the head that makes logits of them), and asks the model, on a few tokens, whether
+that is the truth.
+
+    tokenizer, model = load_tokenizer("teacher/"), load_model("teacher/")     # folder, hub name or a .gguf file
+    check_head(model)                                                         # our logits are its logits
+    check_packing(model)                                                      # contexts in one row don't see each other
+    states = hidden_states(model, batch, size=49_152)                         # Batch -> HiddenStates
+    save_model(model, tokenizer, "student/")                                  # all of it or nothing
+
+    load.py       load_tokenizer, load_model        folder, hub name or GGUF -> tokenizer, model
+    forward.py    hidden_states, head_of            Batch -> HiddenStates; where each family keeps its scale and soft-cap
+    checks.py     check_head, check_packing         ask the model, don't trust the config
+    sizes.py      size_of -> Size                   parameters and bytes
+    precision.py  faster_dtype                      bf16 or fp32: measured on this device
+    save.py       save_model                        write beside, then rename
+"""
+
+from potstill.models.checks import check_head, check_packing
+from potstill.models.forward import head_of, hidden_states
+from potstill.models.load import load_model, load_tokenizer
+from potstill.models.precision import faster_dtype
+from potstill.models.save import save_model
+from potstill.models.sizes import Size, size_of
+
+__all__ = [
+    "Size",
+    "check_head",
+    "check_packing",
+    "faster_dtype",
+    "head_of",
+    "hidden_states",
+    "load_model",
+    "load_tokenizer",
+    "save_model",
+    "size_of",
+]

@@ -1,0 +1,98 @@
+"""What we believe about a model, asked of the model itself on a few tokens.
+
+Configurations are not to be trusted: a scale that is there but unused, a mask that is ignored, positions that are not
+read. Each check runs the model in evaluation mode and leaves it as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from potstill.errors import ModelError, NotFiniteError
+from potstill.models.forward import device_of, head_of, hidden_states
+from potstill.types import Batch
+
+
+def check_head(model: PreTrainedModel) -> None:
+    """The model's logits are its hidden states through `head_of`, and no token sees a later one.
+
+    Raises ModelError otherwise, and NotFiniteError when the model's logits are NaN or infinite.
+    """
+    tokens = _random_tokens(model, 2, 8)
+    tokens[1, :-1] = tokens[0, :-1]  # two rows that differ in their last token only
+    tokens[1, -1] = (tokens[0, -1] + 1) % head_of(model).num_tokens
+    batch = _batch_of(tokens, torch.arange(8, device=tokens.device).expand(2, 8))
+    with _evaluating(model):
+        states = hidden_states(model, batch)
+        logits = states.head.logits(states.rows)
+        own = model(input_ids=tokens, use_cache=False).logits.flatten(0, 1)
+    if not own.isfinite().all():
+        raise NotFiniteError(
+            f"{type(model).__name__} gives NaN or infinite logits on {tokens[0].tolist()}: its weights are damaged, or "
+            f"{model.dtype} is too small for them; load it in float32 or bfloat16"
+        )
+    if (error := _relative_error(logits, own)) > _tolerance(model):
+        raise ModelError(
+            f"the logits of {type(model).__name__} are not its last hidden state through its head (they are "
+            f"{error:.1%} off): it does something after the head that potstill doesn't know; choose another family"
+        )
+    first, second = states.rows.unflatten(0, (2, 8))[:, :-1]
+    if _relative_error(first, second) > _tolerance(model):
+        raise ModelError(
+            f"{type(model).__name__} is not causal: changing the last token changed predictions made before it; "
+            "use a causal language model"
+        )
+
+
+def check_packing(model: PreTrainedModel) -> None:
+    """Two contexts in one row give the hidden states they give alone. Raises ModelError otherwise."""
+    tokens = _random_tokens(model, 1, 12)
+    positions = torch.cat([torch.arange(5), torch.arange(7)])[None].to(tokens.device)
+    with _evaluating(model):
+        packed = hidden_states(model, _batch_of(tokens, positions)).rows
+        first = hidden_states(model, _batch_of(tokens[:, :5], positions[:, :5])).rows
+        second = hidden_states(model, _batch_of(tokens[:, 5:], positions[:, 5:])).rows
+    if (error := _relative_error(packed, torch.cat([first, second]))) > _tolerance(model):
+        raise ModelError(
+            f"{type(model).__name__} can't keep texts in one row apart by their positions (its hidden states are "
+            f"{error:.1%} off those of the texts alone): turn packing off (data.pack = false)"
+        )
+
+
+@contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
+
+
+def _random_tokens(model: PreTrainedModel, rows: int, width: int) -> Int[Tensor, "rows width"]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(head_of(model).num_tokens, (rows, width), generator=generator).to(device_of(model))
+
+
+def _batch_of(tokens: Int[Tensor, "rows width"], positions: Int[Tensor, "rows width"]) -> Batch:
+    everywhere = torch.ones_like(tokens, dtype=torch.float32)
+    return Batch(tokens, tokens, everywhere, torch.zeros_like(tokens), positions)
+
+
+def _relative_error(found: Float[Tensor, "*shape"], expected: Float[Tensor, "*shape"]) -> float:
+    """The difference's norm as a share of what is expected; infinite when it is not a number."""
+    error = (found.double() - expected.double()).norm() / expected.double().norm()
+    return float(error.nan_to_num(nan=torch.inf))
+
+
+def _tolerance(model: PreTrainedModel) -> float:
+    # Rounding of one matmul order against another; a real leak or a missed factor is off by tenths.
+    return max(1e-4, 4 * torch.finfo(model.dtype).eps)

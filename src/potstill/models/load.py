@@ -1,0 +1,167 @@
+"""A name becomes a model or a tokenizer: a folder, a name on the model hub, or a GGUF file."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from potstill.errors import MissingExtraError, ModelError
+
+# What transformers raises for a source it can't use. Out of memory is no such thing and is raised as it is.
+_LOADING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, struct.error, SafetensorError)
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A causal language model from a folder, a hub name or a `.gguf` file (unpacked), in evaluation mode, on the CPU.
+
+    Weights come from safetensors alone, and no code comes with them. Raises ModelError for a source that is missing,
+    damaged, incomplete, pickled or no causal language model; MissingExtraError when a GGUF file needs the package `gguf`.
+    """
+    place = _find(source)
+    if place.gguf_file is None:
+        _check_is_causal(place)
+        settings = {"use_safetensors": True, "ignore_mismatched_sizes": True}
+    else:
+        from transformers import GgufConfig
+
+        settings = {"gguf_file": place.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    with _explained(place, "model"), _quiet(place):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place.name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **settings
+        )
+    _check_is_complete(place, report["missing_keys"], report["mismatched_keys"])
+    return model
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer, with its chat template, from a folder, a hub name or a `.gguf` file.
+
+    Where it has no padding token, the end-of-text token pads; texts longer than the model's context are not warned about,
+    because corpora are tokenised whole and cut afterwards. Raises ModelError for a source without a tokenizer.
+    """
+    place = _find(source)
+    settings = {} if place.gguf_file is None else {"gguf_file": place.gguf_file}
+    with _explained(place, "tokenizer"), _quiet(place):
+        tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=False, **settings)
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where transformers is to look: a folder or a hub name, and the GGUF file in that folder if it is one."""
+
+    name: str
+    gguf_file: str | None = None
+    is_local: bool = True
+
+    def __str__(self) -> str:
+        return self.name if self.gguf_file is None else str(Path(self.name, self.gguf_file))
+
+
+def _find(source: str | Path) -> _Place:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _Place(str(path))
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelError(f"{path} is a file, but not a .gguf file: give the folder that holds config.json")
+        if importlib.util.find_spec("gguf") is None:
+            raise MissingExtraError("gguf", extra="gguf", purpose=f"Reading {path}")
+        return _Place(str(path.parent), path.name)
+    if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not source.endswith(".gguf"):
+        return _Place(source, is_local=False)
+    raise ModelError(f"there is no model at {source}: give a folder, a .gguf file or a name on the model hub")
+
+
+def _check_is_causal(place: _Place) -> None:
+    if place.is_local:
+        _check_folder(Path(place.name))
+    with _explained(place, "model"), _quiet(place):
+        config = AutoConfig.from_pretrained(place.name, trust_remote_code=False)
+    names = config.architectures or []
+    is_masked = any(name.endswith("ForMaskedLM") for name in names)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder or is_masked:
+        raise ModelError(
+            f"{place} is no causal language model, but {', '.join(names) or type(config).__name__}: "
+            "use one that predicts the next token"
+        )
+
+
+def _check_folder(folder: Path) -> None:
+    files = {file.name for file in folder.iterdir()}
+    if "config.json" not in files:
+        found = ", ".join(sorted(files)[:5]) or "nothing"
+        raise ModelError(f"{folder} is no model: it has no config.json (found {found}); give the folder that has one")
+    if not any(name.endswith(".safetensors") for name in files):
+        if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in files):
+            raise ModelError(
+                f"{folder} holds pickled weights only, which can run code when they are read: load them once with "
+                "transformers where you trust them and call save_pretrained, which writes safetensors"
+            )
+        raise ModelError(f"{folder} has a config.json, but no weights (*.safetensors): copy or download them again")
+
+
+def _check_is_complete(place: _Place, missing: set[str], mismatched: set[tuple]) -> None:
+    if mismatched:
+        name, found, expected = min(mismatched)
+        raise ModelError(
+            f"the weights of {place} don't fit its config.json: {name} is {list(found)}, the config asks for "
+            f"{list(expected)} ({len(mismatched)} such tensors); take both from one model"
+        )
+    if missing:
+        raise ModelError(
+            f"the weights of {place} are incomplete: {len(missing)} tensors are missing, {min(missing)} among them, "
+            "and would be random; copy or download them again"
+        )
+
+
+@contextmanager
+def _explained(place: _Place, what: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except _LOADING_ERRORS as error:
+        reason = f"{type(error).__name__}: {str(error).strip()[:300].splitlines()[0]}"
+        if place.is_local:
+            raise ModelError(f"the {what} in {place} can't be loaded: {reason}") from error
+        raise ModelError(
+            f"there is no folder {place.name}, and the model hub gave no {what} of that name ({reason}): "
+            "check the spelling and the connection"
+        ) from error
+
+
+@contextmanager
+def _quiet(place: _Place) -> Iterator[None]:
+    """No notes from transformers while it loads: what matters in them is raised. Downloads keep their progress bars."""
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    if place.is_local:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,116 @@
+"""A student that is its teacher with fewer layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from potstill.errors import ModelError
+from potstill.students.configs import changed_config
+from potstill.types import Lineage
+
+# What a layer may know of its own place without behaving otherwise for it: which slot of the cache is its own.
+_PLACE = {"layer_idx", "layer_id"}
+
+
+def evenly_spaced(num_teacher_layers: int, num_student_layers: int) -> tuple[int, ...]:
+    """Teacher layers at even distances, the first and the last among them: (6, 3) gives (0, 3, 5). One layer is the first."""
+    _check_count(num_teacher_layers, num_student_layers)
+    if num_student_layers == 1:
+        return (0,)
+    gaps = num_student_layers - 1
+    return tuple((2 * i * (num_teacher_layers - 1) + gaps) // (2 * gaps) for i in range(num_student_layers))
+
+
+def first_and_last(num_teacher_layers: int, num_student_layers: int) -> tuple[int, ...]:
+    """Teacher layers from both ends, the middle ones left out, one more from the front if odd: (6, 3) gives (0, 1, 5)."""
+    _check_count(num_teacher_layers, num_student_layers)
+    num_last = num_student_layers // 2
+    front = range(num_student_layers - num_last)
+    return (*front, *range(num_teacher_layers - num_last, num_teacher_layers))
+
+
+def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> tuple[PreTrainedModel, Lineage]:
+    """A student with copies of these teacher layers, in this order, and of everything that is not a layer.
+
+    It is built from its own configuration, has the teacher's dtype and device, and shares no memory with it. Raises
+    ModelError for layers the teacher hasn't got, and where a layer in its new place would not be what it was (a family
+    whose layers depend on their index in a way its configuration can't express).
+    """
+    path = _layers_path(teacher)
+    num_layers = teacher.config.num_hidden_layers
+    if not layers or not all(0 <= layer < num_layers for layer in layers):
+        raise ModelError(f"the teacher has layers 0 to {num_layers - 1}, found {list(layers)}: choose among these")
+    config = changed_config(teacher.config, layers, {})
+    with torch.random.fork_rng():  # the weights drawn here are overwritten: nobody's random numbers may depend on them
+        student = AutoModelForCausalLM.from_config(config, dtype=teacher.dtype)
+    _check_same_parts(teacher, student, path, layers)
+    student.load_state_dict(dict(_copied_weights(teacher, path, layers)))
+    student.generation_config = deepcopy(teacher.generation_config)
+    student.train(teacher.training)
+    return student.to(teacher.device), Lineage(tuple(layers), source=teacher.name_or_path or type(teacher).__name__)
+
+
+def _check_count(num_teacher_layers: int, num_student_layers: int) -> None:
+    if not 0 < num_student_layers <= num_teacher_layers:
+        raise ModelError(
+            f"a student of {num_student_layers} layers can't be copied from a teacher of {num_teacher_layers}: "
+            f"choose 1 to {num_teacher_layers}"
+        )
+
+
+def _layers_path(model: PreTrainedModel) -> str:
+    """The name of the list of layers: the outermost list with as many entries as the configuration says layers."""
+    num_layers = model.config.num_hidden_layers
+    paths: list[str] = []
+    for name, module in model.named_modules():
+        is_inside = any(name.startswith(f"{path}.") for path in paths)
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers and not is_inside:
+            paths.append(name)
+    if len(paths) != 1:
+        raise ModelError(
+            f"{type(model).__name__} has {len(paths)} lists of {num_layers} layers ({', '.join(paths) or 'none'}) where "
+            "one is needed: copy layers of a plain decoder, or start the student from a path"
+        )
+    return paths[0]
+
+
+def _copied_weights(teacher: PreTrainedModel, path: str, layers: Sequence[int]) -> Iterator[tuple[str, Tensor]]:
+    in_layer = re.compile(rf"{re.escape(path)}\.(\d+)\.(.*)")
+    for name, weight in teacher.state_dict().items():
+        if (match := in_layer.fullmatch(name)) is None:
+            yield name, weight
+            continue
+        for place, layer in enumerate(layers):
+            if layer == int(match[1]):
+                yield f"{path}.{place}.{match[2]}", weight
+
+
+def _check_same_parts(teacher: PreTrainedModel, student: PreTrainedModel, path: str, layers: Sequence[int]) -> None:
+    """Each student layer, as its own configuration built it, has the parts and the settings of the layer it copies."""
+    for place, layer in enumerate(layers):
+        was = _description(teacher.get_submodule(f"{path}.{layer}"))
+        becomes = _description(student.get_submodule(f"{path}.{place}"))
+        if was != becomes:
+            name = min(name for name in was.keys() | becomes.keys() if was.get(name) != becomes.get(name))
+            raise ModelError(
+                f"layer {layer} of {type(teacher).__name__} can't become layer {place}: {name} was {was.get(name)} and "
+                f"would be {becomes.get(name)}; choose layers that keep the family's pattern"
+            )
+
+
+def _description(layer: nn.Module) -> dict[str, str]:
+    described: dict[str, str] = {}
+    for name, module in layer.named_modules():
+        described[f"{name} (kind)"] = type(module).__name__
+        for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            described[f"{name}.{key}"] = str(list(tensor.shape))
+        for key, value in vars(module).items():
+            if isinstance(value, bool | int | float | str | None) and key not in _PLACE | {"training"}:
+                described[f"{name}.{key}"] = repr(value)
+    return described

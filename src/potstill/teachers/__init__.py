@@ -1,0 +1,16 @@
+"""Who marks it? A teacher turns a Batch into SoftTargets: what it believes at each prediction that counts.
+
+    size = shared_vocabulary(teacher_tokenizer, student_tokenizer, teacher_rows=151_936, student_rows=152_064)
+    teacher = LiveTeacher(load_model("teacher/"), size=size)       # a model in memory, frozen
+    targets = teacher.label(batch)                                 # DenseTargets: hidden states and a head
+
+    live.py        LiveTeacher                                 a model marks as the student reads
+    fake.py        FakeTeacher                                 a test double: depends on the last token read only
+    vocabulary.py  shared_vocabulary, check_chat_rendering     do teacher and student mean the same by a token, and a chat?
+"""
+
+from potstill.teachers.fake import FakeTeacher
+from potstill.teachers.live import LiveTeacher
+from potstill.teachers.vocabulary import check_chat_rendering, shared_vocabulary
+
+__all__ = ["FakeTeacher", "LiveTeacher", "check_chat_rendering", "shared_vocabulary"]

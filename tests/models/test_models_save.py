@@ -1,0 +1,60 @@
+import errno
+import os
+
+import pytest
+import torch
+from tiny_models import FAMILIES, byte_tokenizer, tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from potstill.errors import RunDirectoryError
+from potstill.models import load_model, save_model
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_plain_from_pretrained_reloads_it(family, tmp_path):
+    model = tiny_model(family)
+    save_model(model, byte_tokenizer(), tmp_path / "runs" / "student")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "runs" / "student")
+    assert type(again) is type(model)
+    assert again.state_dict().keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    assert AutoTokenizer.from_pretrained(tmp_path / "runs" / "student")("aé").input_ids == byte_tokenizer()("aé").input_ids
+    assert os.listdir(tmp_path / "runs") == ["student"]
+
+
+def test_an_older_model_is_replaced(tmp_path):
+    save_model(tiny_model("llama", seed=1), byte_tokenizer(), tmp_path / "student")
+    save_model(tiny_model("llama", seed=2), byte_tokenizer(), tmp_path / "student")
+    expected = tiny_model("llama", seed=2).lm_head.weight
+    assert torch.equal(load_model(tmp_path / "student").lm_head.weight, expected)
+    assert os.listdir(tmp_path) == ["student"]
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    (tmp_path / "student").mkdir()
+    save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "student")
+    assert (tmp_path / "student" / "config.json").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("mine")
+    with pytest.raises(RunDirectoryError, match="not a saved model"):
+        save_model(tiny_model("llama"), byte_tokenizer(), tmp_path)
+    assert os.listdir(tmp_path) == ["config.json"]
+    with pytest.raises(RunDirectoryError, match="not a saved model"):
+        save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "config.json")
+
+
+def test_a_full_disk_leaves_the_older_model(tmp_path, monkeypatch):
+    model, tokenizer = tiny_model("llama", seed=1), byte_tokenizer()
+    save_model(model, tokenizer, tmp_path / "student")
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", full)
+    with pytest.raises(RunDirectoryError, match=r"No space left.*GB are free.*untouched"):
+        save_model(tiny_model("llama", seed=2), tokenizer, tmp_path / "student")
+    assert torch.equal(load_model(tmp_path / "student").lm_head.weight, model.lm_head.weight)
+    assert os.listdir(tmp_path) == ["student"]

@@ -43,8 +43,12 @@ def test_a_gguf_is_the_model_it_was_written_from(file, tmp_path):
     assert torch.equal(load_model(tmp_path / "saved")(ids).logits, model(ids).logits)
 
 
-def test_a_gguf_brings_its_tokenizer_and_chat_template(file):
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_a_gguf_brings_its_tokenizer_and_chat_template(file, is_saved, tmp_path):
     tokenizer = load_tokenizer(file)
+    if is_saved:
+        save_model(load_model(file), tokenizer, tmp_path / "saved")
+        tokenizer = load_tokenizer(tmp_path / "saved")
     assert len(tokenizer) == 61
     assert tokenizer.decode(tokenizer("bad cab").input_ids) == "bad cab"
     assert tokenizer.chat_template == CHAT_TEMPLATE

@@ -34,7 +34,7 @@ def test_a_missing_path_says_so():
 
 
 def test_a_hub_name_that_cant_be_reached_says_so():
-    with pytest.raises(ModelError, match="no folder org/nothing, and the model hub gave no model.*check the spelling"):
+    with pytest.raises(ModelError, match=r"no folder org/nothing, and the model hub gave no model.*check the spelling"):
         load_model("org/nothing")
     with pytest.raises(ModelError, match="the model hub gave no tokenizer"):
         load_tokenizer("org/nothing")
@@ -83,13 +83,18 @@ def test_weights_that_would_be_random_are_refused(tmp_path):
 
 def test_weights_of_another_shape_are_refused(folder):
     edit_config(folder, intermediate_size=64)
-    with pytest.raises(ModelError, match=r"don't fit its config.json: .* is \[32, 48\], the config asks for \[32, 64\]"):
+    with pytest.raises(
+        ModelError, match=r"don't fit its config.json: .* is \[32, 48\], the config asks for \[32, 64\]"
+    ):
         load_model(folder)
 
 
 @pytest.mark.parametrize(
     ("changes", "found"),
-    [({"model_type": "wonder"}, "wonder"), ({"model_type": "wonder", "auto_map": {"AutoConfig": "x.Y"}}, "custom code")],
+    [
+        ({"model_type": "wonder"}, "wonder"),
+        ({"model_type": "wonder", "auto_map": {"AutoConfig": "x.Y"}}, "custom code"),
+    ],
 )
 def test_an_unknown_family_and_its_code_are_refused(folder, changes, found):
     edit_config(folder, **changes)
@@ -101,6 +106,19 @@ def test_a_config_that_is_not_json_is_refused(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(ModelError, match="not a valid JSON file"):
         load_model(folder)
+
+
+def test_a_config_with_a_senseless_value_is_refused(folder):
+    edit_config(folder, hidden_size="wide")
+    with pytest.raises(ModelError, match="hidden_size"):
+        load_model(folder)
+
+
+def test_a_damaged_tokenizer_is_refused(folder):
+    byte_tokenizer().save_pretrained(folder)
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model": 3}')
+    with pytest.raises(ModelError, match=r"the tokenizer in .* can't be loaded"):
+        load_tokenizer(folder)
 
 
 def test_masked_and_translating_models_are_refused(tmp_path):

@@ -19,7 +19,9 @@ def test_plain_from_pretrained_reloads_it(family, tmp_path):
     assert again.state_dict().keys() == model.state_dict().keys()
     for name, weight in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], weight), name
-    assert AutoTokenizer.from_pretrained(tmp_path / "runs" / "student")("aé").input_ids == byte_tokenizer()("aé").input_ids
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "runs" / "student")("aé").input_ids == byte_tokenizer()("aé").input_ids
+    )
     assert os.listdir(tmp_path / "runs") == ["student"]
 
 
@@ -46,12 +48,15 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "config.json")
 
 
-def test_a_full_disk_leaves_the_older_model(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), Exception("No space left on device (os error 28)")]
+)
+def test_a_full_disk_leaves_the_older_model(error, tmp_path, monkeypatch):
     model, tokenizer = tiny_model("llama", seed=1), byte_tokenizer()
     save_model(model, tokenizer, tmp_path / "student")
 
     def full(folder):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(tokenizer, "save_pretrained", full)
     with pytest.raises(RunDirectoryError, match=r"No space left.*GB are free.*untouched"):

@@ -6,7 +6,8 @@ from transformers import AutoModelForCausalLM
 from potstill.models import Size, faster_dtype, precision, size_of
 
 EMBEDDING = VOCABULARY * 32
-BLOCK = 32 * (32 + 16 + 16 + 32) + 3 * 32 * 48 + 2 * 32  # queries, keys, values, output; the three of the MLP; two norms
+# Queries, keys, values, output; the three matrices of the MLP; two norms.
+BLOCK = 32 * (32 + 16 + 16 + 32) + 3 * 32 * 48 + 2 * 32
 
 
 def test_untied_embeddings_count_twice_in_the_total_only():

@@ -24,7 +24,8 @@ FAMILIES: dict[str, dict] = {
     "llama": GROUPED | {"tie_word_embeddings": False},
     "qwen2": GROUPED | SLIDING | {"use_sliding_window": True, "sliding_window": 3, "tie_word_embeddings": True},
     "qwen3": GROUPED | {"head_dim": 8},
-    "gemma2": GROUPED | {"head_dim": 8, "sliding_window": 3, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 8},
+    "gemma2": GROUPED
+    | {"head_dim": 8, "sliding_window": 3, "final_logit_softcapping": 0.5, "query_pre_attn_scalar": 8},
     "gemma3_text": GROUPED | SLIDING | {"head_dim": 8, "sliding_window": 3, "query_pre_attn_scalar": 8},
     "cohere": GROUPED | {"logit_scale": 0.0625},
     "granite": GROUPED | {"logits_scaling": 8.0, "embedding_multiplier": 12.0},

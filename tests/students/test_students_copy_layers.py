@@ -152,7 +152,9 @@ def test_choices_by_example():
     assert first_and_last(6, 3) == (0, 1, 5)
     assert first_and_last(6, 4) == (0, 1, 4, 5)
     for choose in (evenly_spaced, first_and_last):
-        with pytest.raises(ModelError, match="a student of 7 layers can't be copied from a teacher of 6: choose 1 to 6"):
+        with pytest.raises(
+            ModelError, match="a student of 7 layers can't be copied from a teacher of 6: choose 1 to 6"
+        ):
             choose(6, 7)
 
 

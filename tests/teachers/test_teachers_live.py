@@ -38,6 +38,12 @@ def test_the_model_is_frozen_and_deterministic():
     assert teacher.num_tokens == VOCABULARY
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_other_dtypes_are_marked_in_theirs(dtype):
+    teacher = LiveTeacher(tiny_model("llama").to(dtype), size=VOCABULARY)
+    assert teacher.label(batch_of(ROWS)).rows.dtype == dtype
+
+
 @pytest.mark.parametrize("size", [0, VOCABULARY + 1])
 def test_a_size_beyond_the_head_is_refused(size):
     with pytest.raises(ModelError, match=f"61 rows, so it can't mark {size} tokens"):
@@ -52,12 +58,17 @@ def test_nothing_counted_gives_no_rows():
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 def test_a_hidden_state_that_is_no_number_is_located(number):
     model = tiny_model("llama")
-    with torch.no_grad():
-        model.model.embed_tokens.weight[60] = number  # read at position 4 of document 7, and seen by what follows
+
+    def damage(module, arguments, states):
+        states[0, 4], states[1, 2] = number, number
+        return states
+
+    model.model.norm.register_forward_hook(damage)
     batch = batch_of(ROWS)
     batch = Batch(batch.inputs, batch.targets, batch.weights, batch.documents + 7, batch.positions)
     with pytest.raises(
-        NotFiniteError, match=r"2 of 12 predictions, first in document 7 at position 4 of its context.*float32 or bfloat16"
+        NotFiniteError,
+        match=r"2 of 12 predictions, first in document 7 at position 4 of its context.*float32 or bfloat16",
     ):
         LiveTeacher(model, size=VOCABULARY).label(batch)
 
@@ -92,5 +103,6 @@ def test_large_finite_logits_are_no_error():
     model = tiny_model("llama").half()
     with torch.no_grad():
         model.lm_head.weight.fill_(0).fill_diagonal_(20_000.0)  # the bound of all logits overflows, no logit does
+        model.model.norm.weight.fill_(1.0)
     targets = LiveTeacher(model, size=VOCABULARY).label(batch_of(ROWS))
     assert targets.head.logits(targets.rows).isfinite().all()

@@ -31,7 +31,9 @@ def test_the_first_id_that_differs_is_named_with_both_tokens():
 
 def test_equal_sizes_prove_nothing():
     with pytest.raises(VocabularyError, match="id 257"):
-        shared_vocabulary(byte_tokenizer(extra=("<a>",)), byte_tokenizer(extra=("<b>",)), teacher_rows=300, student_rows=300)
+        shared_vocabulary(
+            byte_tokenizer(extra=("<a>",)), byte_tokenizer(extra=("<b>",)), teacher_rows=300, student_rows=300
+        )
 
 
 def test_equal_chats_and_no_chats_pass():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from potstill.cli.options import OutOption, RecipeArgument, SetOption
 
@@ -22,4 +19,3 @@ def distill(recipe: RecipeArgument, out: OutOption = None, sets: SetOption = Non
 
 
 command = distill
-_ = Annotated, typer

@@ -1,0 +1,43 @@
+"""Who writes the text?
+
+In: a file, a folder, a dataset, or the standard library's own source. Out: `Batch`es by step number, in which every
+prediction knows its target, its weight and its document.
+
+    corpus = tokenize(read_documents("notes.jsonl", tokenizer=tokenizer), tokenizer)
+    train, held_out = corpus.part("train"), corpus.part("held_out")
+    batches = PackedBatches(train, length=512, rows=16, seed=0)
+    batch = next(batches.from_step(0))
+
+documents.py         read_documents: text, JSONL, Parquet, datasets -> Document, a run of parts that count or are only read
+chat.py              a conversation through the tokenizer's template; only the assistant's turns count
+standard_library.py  the corpus that every machine with Python has
+tokenizing.py        tokenize -> TokenCorpus, flat arrays; bytes a token stands for
+splits.py            train, search, held out: decided by the hash of a document's key
+packing.py           PackedBatches, ordered_batches: windows of documents side by side; where the shift happens
+preview.py           what will be learned, coloured
+"""
+
+from potstill.data.documents import Columns, Document, Part, read_documents
+from potstill.data.packing import PackedBatches, PackingReport, ordered_batches
+from potstill.data.preview import preview
+from potstill.data.splits import Split, place_of, split_of
+from potstill.data.standard_library import standard_library_files
+from potstill.data.tokenizing import TokenCorpus, check_learnable, tokenize
+
+__all__ = [
+    "Columns",
+    "Document",
+    "PackedBatches",
+    "PackingReport",
+    "Part",
+    "Split",
+    "TokenCorpus",
+    "check_learnable",
+    "ordered_batches",
+    "place_of",
+    "preview",
+    "read_documents",
+    "split_of",
+    "standard_library_files",
+    "tokenize",
+]

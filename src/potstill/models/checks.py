@@ -61,7 +61,7 @@ def check_packing(model: PreTrainedModel) -> None:
     if (error := _relative_error(packed, torch.cat([first, second]))) > _tolerance(model):
         raise ModelError(
             f"{type(model).__name__} can't keep texts in one row apart by their positions (its hidden states are "
-            f"{error:.1%} off those of the texts alone): turn packing off (data.pack = false)"
+            f"{error:.1%} off those of the texts alone): turn packing off (training.packing = false)"
         )
 
 

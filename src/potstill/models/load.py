@@ -1,4 +1,4 @@
-"""A name becomes a model or a tokenizer: a folder, a name on the model hub, or a GGUF file."""
+"""A name becomes a model or a tokenizer: a folder, a name on the model hub, a GGUF file, or "pocket"."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -24,8 +26,20 @@ from transformers.utils import logging
 
 from potstill.errors import MissingExtraError, ModelError
 
-# What transformers raises for a source it can't use. Out of memory is no such thing and is raised as it is.
-_LOADING_ERRORS = (OSError, ValueError, LookupError, ImportError, RuntimeError, struct.error, SafetensorError)
+# What transformers raises for a source it can't use.
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    ImportError,
+    RuntimeError,
+    struct.error,
+    SafetensorError,
+    StrictDataclassError,
+)
+# The word for the model that ships inside the package; a folder of that name goes before it.
+POCKET = "pocket"
+_POCKET_FOLDER = Path(__file__).parents[1] / "pocket"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -44,9 +58,10 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Pre
 
         settings = {"gguf_file": place.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     with _explained(place, "model"), _quiet(place):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             place.name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **settings
         )
+    model, report = cast(tuple[PreTrainedModel, dict[str, set]], loaded)
     _check_is_complete(place, report["missing_keys"], report["mismatched_keys"])
     return model
 
@@ -81,6 +96,8 @@ class _Place:
 
 def _find(source: str | Path) -> _Place:
     path = Path(source).expanduser()
+    if str(source) == POCKET and not path.exists():
+        path = _POCKET_FOLDER
     if path.is_dir():
         return _Place(str(path))
     if path.is_file():
@@ -140,10 +157,12 @@ def _check_is_complete(place: _Place, missing: set[str], mismatched: set[tuple])
 def _explained(place: _Place, what: str) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
-    except _LOADING_ERRORS as error:
-        reason = f"{type(error).__name__}: {str(error).strip()[:300].splitlines()[0]}"
+    except Exception as error:
+        # The tokenizers library raises plain Exceptions. Out of memory is a RuntimeError, but no fault of the source.
+        is_of_source = type(error) is Exception or isinstance(error, _LOADING_ERRORS)
+        if not is_of_source or isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if place.is_local:
             raise ModelError(f"the {what} in {place} can't be loaded: {reason}") from error
         raise ModelError(

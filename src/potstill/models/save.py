@@ -32,7 +32,10 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
             if folder.exists():
                 folder.rename(Path(beside, "replaced"))
             written.rename(folder)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        # The tokenizers library raises plain Exceptions.
+        if type(error) is not Exception and not isinstance(error, OSError | SafetensorError):
+            raise
         free = shutil.disk_usage(_nearest_existing(folder)).free
         raise RunDirectoryError(
             f"the model can't be written to {folder} ({error}; {free / 1e9:.1f} GB are free there): make room or choose "

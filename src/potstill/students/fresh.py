@@ -7,6 +7,7 @@ from copy import deepcopy
 from difflib import get_close_matches
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
@@ -31,8 +32,8 @@ def fresh(config_of: PreTrainedModel, changes: Mapping[str, ConfigValue], seed: 
             check_head(student)
         except ModelError:
             raise
-        except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
-            reason = str(error).strip().split("\n")[0][:300]
+        except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise ModelError(f"no {family} can be made with {dict(changes)}: {reason}") from error
     student.generation_config = deepcopy(config_of.generation_config)
     return student.to(config_of.device)

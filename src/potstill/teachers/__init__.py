@@ -1,5 +1,7 @@
 """Who marks it? A teacher turns a Batch into SoftTargets: what it believes at each prediction that counts.
 
+Whoever has `num_tokens` and `label` is one; training and evaluation know no more of it.
+
     size = shared_vocabulary(teacher_tokenizer, student_tokenizer, teacher_rows=151_936, student_rows=152_064)
     teacher = LiveTeacher(load_model("teacher/"), size=size)       # a model in memory, frozen
     targets = teacher.label(batch)                                 # DenseTargets: hidden states and a head

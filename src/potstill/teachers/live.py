@@ -29,7 +29,8 @@ class LiveTeacher:
         # By Cauchy-Schwarz no logit exceeds this times the longest hidden state, so one number a batch shows that all
         # logits are finite. NaN and infinity in the weights make it NaN or infinite.
         weight = head.weight[:size]
-        self._longest = torch.linalg.vector_norm(weight, dim=-1, dtype=_wide(weight)).max() * max(1.0, abs(head.scale))
+        longest = torch.linalg.vector_norm(weight, dim=-1, dtype=_wide(weight)).max() * max(1.0, abs(head.scale))
+        self._longest = longest.clamp(min=1.0)  # a hidden state alone must fit the weight's dtype too
         self._offset = weight.new_zeros(()) if head.bias is None else head.bias[:size].abs().max()
 
     def label(self, batch: Batch) -> DenseTargets:

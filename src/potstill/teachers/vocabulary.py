@@ -15,7 +15,12 @@ _QUESTION = {"role": "user", "content": "What is 2 + 2?"}
 _ANSWER = {"role": "assistant", "content": "It is 4.\n\nAnything else?"}
 _CONVERSATIONS = (
     [_QUESTION, _ANSWER],
-    [_QUESTION, _ANSWER, {"role": "user", "content": "Thanks, naïve Zürich 🙂!"}, {"role": "assistant", "content": "Bye."}],
+    [
+        _QUESTION,
+        _ANSWER,
+        {"role": "user", "content": "Thanks, naïve Zürich 🙂!"},
+        {"role": "assistant", "content": "Bye."},
+    ],
     [{"role": "system", "content": "Be brief."}, _QUESTION, _ANSWER],
 )
 

@@ -1,0 +1,273 @@
+"""Text from wherever users have it, one Document at a time, never the whole of it in memory.
+
+A document is a run of parts, each of which counts (is learned from) or is only read: all of a plain text, the completion of
+a prompt, the assistant's turns of a chat.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from potstill.data.chat import chat_parts
+from potstill.data.standard_library import standard_library_files
+from potstill.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+STANDARD_LIBRARY = "standard-library"
+_TEXT_ENDINGS = (".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".log", ".text")
+_SECTION_CHARACTERS = 4_000
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of text; `counts` says whether predicting it is learned from."""
+
+    text: str
+    counts: bool
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with a key that decides its split.
+
+    is_sample  a prompt with its completion, or a chat: it is used from its beginning or not at all, while plain text may be
+               cut into windows
+    ends       an end-of-text token belongs behind it; is False for a chat, whose template ends its turns itself
+    """
+
+    key: str
+    parts: tuple[Part, ...]
+    is_sample: bool = False
+    ends: bool = True
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return "".join(part.text for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns hold what, in JSONL, Parquet and datasets."""
+
+    text: str = "text"
+    prompt: str = "prompt"
+    completion: str = "completion"
+    messages: str = "messages"
+
+
+def read_documents(
+    source: str | Path,
+    *,
+    columns: Columns | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    split: str = "train",
+) -> Iterator[Document]:
+    """The documents of a text file, a folder of them, .jsonl, .parquet, a `datasets` folder, a hub name or "standard-library".
+
+    A single text file is cut at blank lines into sections of about 4,000 characters, each a document, so that some can be
+    held out; in a folder every file is one document. Chats need the tokenizer, for its template. Raises DataError when
+    there is nothing to read, or something that can't be read, and says which file and line.
+    """
+    columns = columns or Columns()
+    if str(source) == STANDARD_LIBRARY:
+        found = (_plain(text, key=key) for key, text in standard_library_files())
+    else:
+        found = _documents_of(source, columns, tokenizer, split)
+    is_empty = True
+    for document in found:
+        is_empty = False
+        yield document
+    if is_empty:
+        raise DataError(f"{source} holds no text: give a file or folder with at least one document that is not blank")
+
+
+def _documents_of(
+    source: str | Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None, split: str
+) -> Iterator[Document]:
+    path = Path(source)
+    if path.is_dir():
+        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+            return _from_records(_saved_dataset(path, split), columns, tokenizer)
+        return _from_folder(path, columns, tokenizer)
+    if path.is_file():
+        return _from_file(path, columns, tokenizer, is_alone=True)
+    if path.suffix or str(source).startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+        raise DataError(f"no such file or folder: {source}{_neighbours(path)}")
+    return _from_records(_hub_dataset(str(source), split), columns, tokenizer)
+
+
+def _from_folder(path: Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Document]:
+    endings = (*_TEXT_ENDINGS, ".jsonl", ".parquet")
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in endings]
+    if not files:
+        raise DataError(f"{path} has no text in it: looked for {', '.join(endings)} in it and the folders below")
+    for file in files:
+        yield from _from_file(file, columns, tokenizer, is_alone=False)
+
+
+def _from_file(
+    path: Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None, *, is_alone: bool
+) -> Iterator[Document]:
+    if path.suffix.lower() in (".jsonl", ".ndjson"):
+        return _from_records(_json_lines(path), columns, tokenizer)
+    if path.suffix.lower() == ".parquet":
+        return _from_records(_parquet(path), columns, tokenizer)
+    if path.suffix.lower() == ".json":
+        raise DataError(f"{path} is JSON: write one JSON object a line and call it .jsonl")
+    return _from_text(path, is_alone=is_alone)
+
+
+def _from_text(path: Path, *, is_alone: bool) -> Iterator[Document]:
+    section: list[str] = []
+    size = 0
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for line in lines:
+                if is_alone and size >= _SECTION_CHARACTERS and not line.strip():
+                    yield from _if_not_blank("".join(section))
+                    section, size = [], 0
+                section.append(line)
+                size += len(line)
+    except UnicodeDecodeError as error:
+        raise DataError(_not_utf8(path, error)) from error
+    yield from _if_not_blank("".join(section))
+
+
+def _if_not_blank(text: str) -> Iterator[Document]:
+    if text.strip():
+        yield _plain(text)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}, line {number}"
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    shown = line.strip()[:60]
+                    raise DataError(f"{where} is not JSON ({error}): {shown!r}. Mend or delete that line") from error
+                if not isinstance(record, dict):
+                    raise DataError(f"{where} is a JSON {type(record).__name__}, and an object with columns is needed")
+                yield where, record
+    except UnicodeDecodeError as error:
+        raise DataError(_not_utf8(path, error)) from error
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        number = 0
+        for batch in file.iter_batches(1024):
+            for record in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", record
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path} can't be read as Parquet: {error}") from error
+
+
+def _saved_dataset(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    import datasets
+
+    loaded = datasets.load_from_disk(str(path))
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise DataError(f"{path} has no split {split!r}, it has {', '.join(map(str, loaded))}: set data.split")
+        loaded = loaded[split]
+    return ((f"{path}, row {number}", record) for number, record in enumerate(loaded, 1))
+
+
+def _hub_dataset(name: str, split: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, split=split, streaming=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"there is no file or folder {name!r}{_neighbours(Path(name))}, and the model hub gave no dataset of that "
+            f"name: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from error
+    return ((f"{name}, row {number}", dict(record)) for number, record in enumerate(loaded, 1))
+
+
+def _from_records(
+    records: Iterable[tuple[str, Mapping[str, object]]], columns: Columns, tokenizer: PreTrainedTokenizerBase | None
+) -> Iterator[Document]:
+    for where, record in records:
+        if record.get(columns.messages) is not None:
+            if tokenizer is None:
+                raise DataError(f"{where} is a chat, which needs a tokenizer with a chat template")
+            parts = tuple(Part(text, counts) for text, counts in chat_parts(record[columns.messages], tokenizer, where))
+            yield Document(_key(parts), parts, is_sample=True, ends=False)
+        elif columns.completion in record and columns.prompt in record:
+            prompt, completion = (_text_in(record, name, where) for name in (columns.prompt, columns.completion))
+            parts = (Part(prompt, False), Part(completion, True))
+            yield Document(_key(parts), parts, is_sample=True)
+        elif columns.text in record:
+            text = _text_in(record, columns.text, where)
+            if text.strip():
+                yield _plain(text)
+        else:
+            raise DataError(_wrong_columns(where, record, columns))
+
+
+def _text_in(record: Mapping[str, object], column: str, where: str) -> str:
+    value = record[column]
+    if not isinstance(value, str):
+        raise DataError(f"{where}: {column!r} is {'empty (null)' if value is None else type(value).__name__}, not text")
+    return value
+
+
+def _wrong_columns(where: str, record: Mapping[str, object], columns: Columns) -> str:
+    names = [getattr(columns, field.name) for field in fields(columns)]
+    close = [
+        f"{name!r} for {field.name}"
+        for field in fields(columns)
+        for name in difflib.get_close_matches(getattr(columns, field.name), record, n=1, cutoff=0.7)
+    ]
+    hint = f" (did you mean {', '.join(close)}?)" if close else ""
+    return (
+        f"{where} has columns {', '.join(map(repr, record)) or 'none'}, and needs {names[0]!r}, or {names[1]!r} and {names[2]!r}, "
+        f"or {names[3]!r}{hint}. Say which hold what in [data.columns], as in prompt = \"question\""
+    )
+
+
+def _plain(text: str, key: str | None = None) -> Document:
+    parts = (Part(text, True),)
+    return Document(key or _key(parts), parts)
+
+
+def _key(parts: tuple[Part, ...]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
+    return (
+        f"{path} is not UTF-8 (byte 0x{error.object[error.start]:02x}, {error.reason}): save it as UTF-8, for instance "
+        f"`iconv -f latin1 -t utf8 {path.name} > fixed{path.suffix}`"
+    )
+
+
+def _neighbours(path: Path) -> str:
+    folder = path.parent if path.parent.is_dir() else None
+    close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1) if folder else []
+    return f" (did you mean {path.parent / close[0]}?)" if close else ""

@@ -1,0 +1,221 @@
+"""Documents as flat arrays of token ids and the weight of predicting each."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.data.documents import Document
+from potstill.data.splits import Split, split_of
+from potstill.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_DOCUMENTS_AT_ONCE = 256
+_CORPUS_FILE = "corpus.json"
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """A tokenised corpus. Document d has the tokens ids[offsets[d]:offsets[d + 1]].
+
+    ids          uint32, all documents end to end
+    weights      float32, of *predicting* that token; 0 for the first of a document, before which nothing was read
+    offsets      int64 [documents + 1]
+    keys         one a document; it decides the split
+    is_sample    bool [documents]: a prompt with its answer, never cut into windows
+    token_bytes  uint16 [vocabulary]: how many bytes of text each token stands for
+    """
+
+    ids: NDArray[np.uint32]
+    weights: NDArray[np.float32]
+    offsets: NDArray[np.int64]
+    keys: tuple[str, ...]
+    is_sample: NDArray[np.bool_]
+    token_bytes: NDArray[np.uint16]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all documents."""
+        return int(self.offsets[-1])
+
+    @cached_property
+    def num_bytes(self) -> NDArray[np.int64]:
+        """int64 [documents]: UTF-8 bytes of the text under counted tokens. Exact for byte-level vocabularies."""
+        under = np.where(self.weights > 0, self.token_bytes[self.ids], 0).astype(np.int64)
+        return np.add.reduceat(np.append(under, 0), self.offsets[:-1]) * (np.diff(self.offsets) > 0)
+
+    def document(self, index: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """(ids, weights) of one document."""
+        span = slice(self.offsets[index], self.offsets[index + 1])
+        return self.ids[span], self.weights[span]
+
+    def select(self, documents: Sequence[int] | NDArray[np.int64]) -> TokenCorpus:
+        """These documents alone, in this order."""
+        return self.beginnings(None, documents)
+
+    def beginnings(self, most: int | None, documents: Sequence[int] | NDArray[np.int64]) -> TokenCorpus:
+        """These documents, each cut to its first `most` predictions (most + 1 tokens)."""
+        chosen = np.asarray(documents, dtype=np.int64)
+        starts, sizes = self.offsets[chosen], np.diff(self.offsets)[chosen]
+        if most is not None:
+            sizes = np.minimum(sizes, most + 1)
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        places = np.repeat(starts - offsets[:-1], sizes) + np.arange(offsets[-1])
+        return TokenCorpus(
+            self.ids[places],
+            self.weights[places],
+            offsets,
+            tuple(self.keys[d] for d in chosen),
+            self.is_sample[chosen],
+            self.token_bytes,
+        )
+
+    def part(self, split: Split, *, held_out: float = 0.10, search: float = 0.05) -> TokenCorpus:
+        """The documents whose keys fall into this split."""
+        return self.select(
+            [d for d, key in enumerate(self.keys) if split_of(key, held_out=held_out, search=search) == split]
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the arrays below the folder, corpus.json last: without it there is no corpus."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+        part = folder / f"{_CORPUS_FILE}.part"
+        part.write_text(json.dumps({"version": 1, "keys": self.keys}), "utf-8")
+        part.replace(folder / _CORPUS_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> TokenCorpus:
+        """A saved corpus, memory-mapped; DataError when there is none."""
+        try:
+            keys = json.loads((folder / _CORPUS_FILE).read_text("utf-8"))["keys"]
+            arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{folder} holds no tokenised corpus ({error}): delete it and run again") from error
+        return cls(keys=tuple(keys), **arrays)
+
+
+_ARRAYS = tuple(field.name for field in fields(TokenCorpus) if field.name != "keys")
+
+
+def tokenize(
+    documents: Iterable[Document],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> TokenCorpus:
+    """Tokenise a corpus; `progress` is told (documents, tokens) now and then.
+
+    What the tokenizer itself puts in front (BOS) stays; an end-of-text token goes behind documents that end, if there is one
+    and it is not there. The text of a prompt and its completion is tokenised as one; a token that reaches into what counts
+    counts. Needs a fast tokenizer (DataError).
+    """
+    if not tokenizer.is_fast:
+        raise DataError(f"{type(tokenizer).__name__} is not a fast tokenizer, and its tokens can't be placed in the text")
+    pieces: list[tuple[NDArray[np.uint32], NDArray[np.float32]]] = []
+    keys: list[str] = []
+    is_sample: list[bool] = []
+    num_tokens = 0
+    for some in _batched(documents, _DOCUMENTS_AT_ONCE):
+        for document, piece in zip(some, _encoded(some, tokenizer), strict=True):
+            pieces.append(piece)
+            keys.append(document.key)
+            is_sample.append(document.is_sample)
+            num_tokens += len(piece[0])
+        if progress is not None:
+            progress(len(keys), num_tokens)
+    return TokenCorpus(
+        ids=np.concatenate([ids for ids, _ in pieces]) if pieces else np.zeros(0, np.uint32),
+        weights=np.concatenate([weights for _, weights in pieces]) if pieces else np.zeros(0, np.float32),
+        offsets=np.cumsum([0, *(len(ids) for ids, _ in pieces)], dtype=np.int64),
+        keys=tuple(keys),
+        is_sample=np.array(is_sample, dtype=np.bool_),
+        token_bytes=bytes_of_tokens(tokenizer),
+    )
+
+
+def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.uint16]:
+    """How many bytes of text each token id stands for; 0 for special tokens.
+
+    Byte-level vocabularies (GPT-2's and its heirs) write one character a byte, so this is exact. SentencePiece ones write a
+    space as ▁ and a lone byte as <0x0A>; a space they invent at the beginning of a text is counted.
+    """
+    vocabulary = tokenizer.get_vocab()
+    special = set(tokenizer.all_special_ids)
+    decoder = str(tokenizer.backend_tokenizer.decoder)
+    is_byte_level = "ByteLevel" in decoder
+    sizes = np.zeros(max(vocabulary.values(), default=-1) + 1, dtype=np.uint16)
+    added = tokenizer.get_added_vocab()
+    for token, token_id in vocabulary.items():
+        if token_id in special:
+            continue
+        if token in added:
+            sizes[token_id] = len(token.encode())
+        elif is_byte_level:
+            sizes[token_id] = len(token)
+        elif token.startswith("<0x") and token.endswith(">") and len(token) == 6:
+            sizes[token_id] = 1
+        else:
+            sizes[token_id] = len(token.replace("▁", " ").removeprefix("##").encode())
+    return sizes
+
+
+def check_learnable(corpus: TokenCorpus) -> None:
+    """DataError when nothing in the corpus is learned from."""
+    if not (corpus.weights > 0).any():
+        raise DataError(
+            f"none of the {corpus.num_tokens:,} tokens in {len(corpus):,} documents counts: completions are empty, or chats have no "
+            "turn of the assistant. `potstill preview` shows what would be learned"
+        )
+
+
+def _encoded(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.float32]]]:
+    # A chat's template has written the special tokens already.
+    for rendered, group in itertools.groupby(documents, key=lambda document: not document.ends):
+        some = list(group)
+        encodings = tokenizer([document.text for document in some], add_special_tokens=not rendered, verbose=False)
+        for index, document in enumerate(some):
+            ids = np.array(encodings["input_ids"][index], dtype=np.uint32)
+            if all(part.counts for part in document.parts):
+                weights = np.ones(len(ids), dtype=np.float32)
+            else:
+                weights = _weights(document, encodings[index].offsets)
+            end = tokenizer.eos_token_id
+            if document.ends and end is not None:
+                if len(ids) > 1 and ids[-1] == end:
+                    weights[-1] = 1
+                else:
+                    ids, weights = np.append(ids, np.uint32(end)), np.append(weights, np.float32(1))
+            weights[:1] = 0
+            yield ids, weights
+
+
+def _weights(document: Document, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    """1 for tokens that have a character in a part that counts. Tokens without characters were put there by the tokenizer."""
+    lengths = np.cumsum([0, *(len(part.text) for part in document.parts)])
+    counts = np.concatenate([np.full(len(part.text), part.counts) for part in document.parts] or [np.zeros(0, bool)])
+    before = np.concatenate([[0], np.cumsum(counts)])
+    starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).clip(0, lengths[-1]).T
+    return (before[ends] > before[starts]).astype(np.float32)
+
+
+def _batched(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:
+    rest = iter(documents)
+    while some := list(itertools.islice(rest, size)):
+        yield some

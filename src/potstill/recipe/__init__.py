@@ -1,0 +1,37 @@
+"""What is to be distilled, written down: TOML in, a `Recipe` out, and from it the objects of the other rooms.
+
+    recipe = load_recipe("distill.toml", sets=["training.steps=100"])
+    measure = build_measure(recipe.loss)
+
+Every mistake in a recipe is one RecipeError: the file, the place, what was found, and "did you mean". Reading a recipe
+imports pydantic and nothing heavier; `build` imports the rooms when it is called.
+
+schema.py    what a recipe can say: a frozen class a table, defaults, ranges, units
+decode.py    the file and `--set`; refuses what can't be meant
+mistakes.py  why a recipe was rejected, in sentences
+toml.py      the resolved recipe as TOML, and the JSON schema
+starters.py  recipes to start from (starters/*.toml)
+build.py     tables -> objects
+"""
+
+from potstill.recipe.build import build_measure, build_schedule, build_settings, build_student, num_steps
+from potstill.recipe.decode import decode, load_recipe
+from potstill.recipe.schema import Recipe
+from potstill.recipe.starters import StarterRecipe, starter_recipes, write_starter
+from potstill.recipe.toml import json_schema, recipe_toml
+
+__all__ = [
+    "Recipe",
+    "StarterRecipe",
+    "build_measure",
+    "build_schedule",
+    "build_settings",
+    "build_student",
+    "decode",
+    "json_schema",
+    "load_recipe",
+    "num_steps",
+    "recipe_toml",
+    "starter_recipes",
+    "write_starter",
+]

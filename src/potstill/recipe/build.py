@@ -1,0 +1,94 @@
+"""Tables of a recipe -> the objects they describe. The rooms are imported inside: a recipe decodes without torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from potstill.recipe.schema import (
+    ConstantTable,
+    CopiedStudent,
+    CosineTable,
+    FreshStudent,
+    LinearTable,
+    LossTable,
+    ModelStudent,
+    TrainingTable,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+    from potstill.losses import SoftLabelLoss
+    from potstill.training import Schedule, TrainingSettings
+
+
+def build_measure(loss: LossTable) -> SoftLabelLoss:
+    """The loss that [loss] describes."""
+    from potstill.losses import DIVERGENCES, SoftLabelLoss
+
+    settings = loss.divergence.model_dump(exclude={"kind"})
+    return SoftLabelLoss(DIVERGENCES[loss.divergence.kind](**settings), loss.temperature, loss.alpha)
+
+
+def build_schedule(schedule: CosineTable | LinearTable | ConstantTable) -> Schedule:
+    """The learning-rate schedule that [training.schedule] describes."""
+    from potstill.training import Constant, Cosine, Linear
+
+    match schedule:
+        case CosineTable():
+            return Cosine(schedule.warmup, schedule.floor)
+        case LinearTable():
+            return Linear(schedule.warmup, schedule.floor)
+        case ConstantTable():
+            return Constant(schedule.warmup)
+
+
+def build_settings(training: TrainingTable, *, steps: int, dtype: torch.dtype) -> TrainingSettings:
+    """What the loop is told. `steps` and `dtype` are decided outside: by the text's size, and by measuring where auto."""
+    from potstill.training import TrainingSettings
+
+    return TrainingSettings(
+        steps=steps,
+        learning_rate=training.learning_rate,
+        schedule=build_schedule(training.schedule),
+        micro_rows=training.micro_rows,
+        weight_decay=training.weight_decay,
+        betas=(training.beta1, training.beta2),
+        max_gradient_norm=training.max_gradient_norm,
+        dtype=dtype,
+        gradient_checkpointing=training.gradient_checkpointing,
+        checkpoint_every=training.checkpoint_every,
+        seed=training.seed,
+    )
+
+
+def build_student(student: CopiedStudent | ModelStudent | FreshStudent, teacher: PreTrainedModel) -> PreTrainedModel:
+    """The untouched student that [student] describes; the same each time."""
+    from potstill import students
+    from potstill.models import load_model
+
+    match student:
+        case CopiedStudent(layers=int() as num_layers):
+            choose = students.first_and_last if student.choose == "first_last" else students.evenly_spaced
+            return students.copy_layers(teacher, choose(teacher.config.num_hidden_layers, num_layers))[0]
+        case CopiedStudent(layers=tuple() as layers):
+            return students.copy_layers(teacher, layers)[0]
+        case ModelStudent():
+            return load_model(student.model)
+        case FreshStudent():
+            return students.fresh(teacher, student.changes, student.seed)
+
+
+def num_steps(training: TrainingTable, *, tokens_per_step: int, steps_per_epoch: int) -> int:
+    """Optimizer steps that `tokens`, `steps` or `epochs` come to; at least one.
+
+    tokens_per_step   tokens read in a step: rows times length
+    steps_per_epoch   steps that read the training text once
+    """
+    if training.steps is not None:
+        return training.steps
+    if training.tokens is not None:
+        return max(1, -(-training.tokens // tokens_per_step))
+    assert training.epochs is not None
+    return max(1, round(training.epochs * steps_per_epoch))

@@ -1,0 +1,180 @@
+"""A whole recipe -> the job it describes, in its run directory. Everything that can be refused is refused here, before training."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from potstill.errors import RecipeError, VocabularyError
+from potstill.recipe.build import build_measure, build_settings, build_student, num_steps
+from potstill.recipe.schema import DataTable, ModelStudent, Recipe
+from potstill.recipe.toml import recipe_toml
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from potstill.data import TokenCorpus
+    from potstill.runs import Job, RunFolder
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BuiltJob:
+    """The job, its folder, and what was decided on the way to it (dtype, steps, what becomes of the text)."""
+
+    job: Job
+    folder: RunFolder
+    facts: dict[str, object]
+
+
+def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
+    """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
+    from potstill.data import PackedBatches
+    from potstill.models import check_head, check_packing, faster_dtype, load_model, load_tokenizer, size_of
+    from potstill.runs import Job, RunFolder, fingerprint_of_model, fingerprint_of_tokenizer, held_out_sample
+    from potstill.teachers import LiveTeacher
+
+    say(f"loading {recipe.teacher.model}")
+    tokenizer, model = load_tokenizer(recipe.teacher.model), load_model(recipe.teacher.model)
+    student = build_student(recipe.student, model)
+    size, tokenizer = _shared(recipe, tokenizer, model, student)
+    for checked in (model, student):
+        _check_context(recipe, checked)
+        check_head(checked)
+        if recipe.training.packing:
+            check_packing(checked)
+    identity = {
+        "teacher": fingerprint_of_model(model),
+        "student": fingerprint_of_model(student),
+        "tokenizer": fingerprint_of_tokenizer(tokenizer),
+        "text": _fingerprint_of_text(recipe.data),
+    }
+    folder = RunFolder.open(out, recipe_toml(recipe), identity)
+    corpus = _corpus(recipe, folder, tokenizer, size, say)
+    training = recipe.training
+    shares = {"held_out": recipe.data.held_out, "search": recipe.data.search}
+    held_out = corpus.part("held_out", **shares)
+    if len(held_out) == 0:
+        raise RecipeError(
+            f"data.held_out = {recipe.data.held_out:g} of {len(corpus)} documents holds none of them out, so nothing could be measured: "
+            "raise it, or give more documents"
+        )
+    batches = PackedBatches(corpus.part("train", **shares), training.length, training.rows, training.seed, training.packing)
+    dtype = _dtype(recipe, folder, faster_dtype)
+    steps = num_steps(
+        training, tokens_per_step=training.rows * training.length, steps_per_epoch=max(1, round(batches.steps_per_epoch))
+    )
+    job = Job(
+        teacher=LiveTeacher(model, size=size),
+        tokenizer=tokenizer,
+        new_student=lambda: build_student(recipe.student, model),
+        batches=batches,
+        held_out=held_out_sample(held_out, recipe.evaluation.tokens, training.length),
+        measure=build_measure(recipe.loss),
+        settings=build_settings(training, steps=steps, dtype=dtype),
+        length=training.length,
+        control=recipe.evaluation.control,
+        same_time=recipe.evaluation.control_same_time,
+        untouched=recipe.evaluation.untouched,
+        speed=recipe.evaluation.speed,
+    )
+    facts = {
+        **identity,
+        "dtype": str(dtype).removeprefix("torch."),
+        "steps": steps,
+        "epochs": round(steps / batches.steps_per_epoch, 3),
+        "text": asdict(batches.report),
+        "held_out": {"documents": len(job.held_out), "tokens": job.held_out.num_tokens},
+        "sizes": {"teacher": asdict(size_of(model)), "student": asdict(size_of(student))},
+        "shared_vocabulary": size,
+    }
+    return BuiltJob(job, folder, facts)
+
+
+def read_corpus(
+    data: DataTable, tokenizer: PreTrainedTokenizerBase, *, most: int | None = None, say: Say | None = None
+) -> TokenCorpus:
+    """The tokenised text of [data], or of its first `most` documents."""
+    from potstill.data import Columns, read_documents, tokenize
+
+    sources = (data.source,) if isinstance(data.source, str) else data.source
+    columns = Columns(**data.columns.model_dump())
+    documents = chain.from_iterable(
+        read_documents(source, columns=columns, tokenizer=tokenizer, split=data.split) for source in sources
+    )
+    limits = [limit for limit in (most, data.max_documents) if limit is not None]
+    progress = None if say is None else lambda documents, tokens: say(f"{documents:,} documents, {tokens:,} tokens")
+    return tokenize(islice(documents, min(limits)) if limits else documents, tokenizer, progress=progress)
+
+
+def _corpus(
+    recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, size: int, say: Say
+) -> TokenCorpus:
+    from potstill.data import TokenCorpus
+
+    kept = folder.path / "tokens"
+    if (kept / "corpus.json").exists():
+        return TokenCorpus.load(kept)
+    say(f"reading {recipe.data.source if isinstance(recipe.data.source, str) else ', '.join(recipe.data.source)}")
+    corpus = read_corpus(recipe.data, tokenizer)
+    if corpus.num_tokens and int(corpus.ids.max()) >= size:
+        raise VocabularyError(
+            f"the text has token {int(corpus.ids.max())} ({tokenizer.decode([int(corpus.ids.max())])!r}), and teacher and student share only "
+            f"the first {size:,}: use a tokenizer without tokens of its own"
+        )
+    corpus.save(kept)
+    return TokenCorpus.load(kept)
+
+
+def _shared(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, student: PreTrainedModel
+) -> tuple[int, PreTrainedTokenizerBase]:
+    """(vocabulary shared by teacher and student, the student's tokenizer)."""
+    from potstill.models import head_of, load_tokenizer
+    from potstill.teachers import check_chat_rendering, shared_vocabulary
+
+    own = load_tokenizer(recipe.student.model) if isinstance(recipe.student, ModelStudent) else tokenizer
+    if own is not tokenizer:
+        check_chat_rendering(tokenizer, own)
+    rows = {"teacher_rows": head_of(model).num_tokens, "student_rows": head_of(student).num_tokens}
+    return shared_vocabulary(tokenizer, own, **rows), own
+
+
+def _check_context(recipe: Recipe, model: PreTrainedModel) -> None:
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(longest, int) and recipe.training.length > longest:
+        raise RecipeError(
+            f"training.length = {recipe.training.length} is longer than the context of {type(model).__name__} ({longest} tokens): "
+            f"set it to {longest} or less"
+        )
+
+
+def _dtype(recipe: Recipe, folder: RunFolder, faster_dtype: Callable[[str], torch.dtype]) -> torch.dtype:
+    """Measured once a run: a resumed run goes on in what it began with."""
+    import torch
+    from accelerate import PartialState
+
+    if recipe.training.dtype != "auto":
+        return getattr(torch, recipe.training.dtype)
+    if not (folder.path / "dtype.json").exists():
+        folder.write_json("dtype.json", {"dtype": str(faster_dtype(PartialState().device)).removeprefix("torch.")})
+    return getattr(torch, str(folder.read_json("dtype.json")["dtype"]))
+
+
+def _fingerprint_of_text(data: DataTable) -> str:
+    """Names and sizes of the files: cheap, and enough to notice that another text stands at the same place."""
+    digest = hashlib.blake2b(digest_size=16)
+    for source in (data.source,) if isinstance(data.source, str) else data.source:
+        path = Path(source)
+        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+        digest.update(source.encode())
+        for file in files:
+            if file.is_file():
+                digest.update(f"{file.name} {file.stat().st_size}".encode())
+    return digest.hexdigest()

@@ -1,0 +1,191 @@
+"""Why a recipe was rejected: pydantic's list of errors as sentences for the person who wrote the recipe."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Literal, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, ValidationError
+
+from potstill.recipe.schema import Recipe
+
+_NEEDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a text in quotes",
+    "string_too_short": "a text that isn't empty",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "too_short": "at least one entry",
+    "string_pattern_mismatch": "a name that a folder can have: no slash in it, no dot in front",
+}
+_LIMITS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+_TABLE_TYPES = ("model_type", "model_attributes_type")
+
+
+def explain(error: ValidationError) -> list[str]:
+    """One line a mistake: the place in the recipe, what is needed, what was found, and the likely intention."""
+    return [_line(details) for details in error.errors(include_url=False)]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str | None:
+    """The known word this one is probably a slip of."""
+    slip = word.lower().replace("-", "_")
+    close = get_close_matches(slip, known, n=1, cutoff=0.6)
+    return close[0] if close else None
+
+
+def shown(value: object) -> str:
+    """A value as TOML has it, with its type where the eye could miss it, cut short where it is long."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return f'the text "{_cut(value)}"'
+        case int() | float():
+            return f"{value}"
+        case Mapping():
+            return f"a table of {', '.join(map(str, value)) or 'nothing'}"
+        case list() | tuple():
+            inside = ", ".join(f'"{item}"' if isinstance(item, str) else str(item) for item in value)
+            return f"the list [{_cut(inside)}]"
+        case datetime.date() | datetime.time():
+            return f"the date or time {value} (a text needs quotes)"
+        case None:
+            return "nothing"
+        case _:
+            return _cut(repr(value))
+
+
+def _line(details: ErrorDetails) -> str:
+    path, table = _place(details["loc"])
+    name, found, kind = ".".join(path), details.get("input"), details["type"]
+    context = details.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            return f"{name}: no such setting; {_intention(path, table)}"
+        case "missing":
+            return f"{name}: is missing, and a run needs it{_meaning(table, path[-1])}"
+        case "mistake":
+            sentence = str(context["message"])
+            is_whole_table = isinstance(found, Mapping)
+            return f"{name}: {sentence}" if is_whole_table else f"{name}: {sentence}, found {shown(found)}"
+        case "literal_error":
+            known = [str(value) for value in _literals(table, path)]
+            return f"{name}: needs {_one_of(known)}, found {shown(found)}{_hint(found, known)}"
+        case "union_tag_invalid":
+            known = [tag.strip("'") for tag in str(context["expected_tags"]).split(", ")]
+            return f"{name}.kind: needs {_one_of(known)}, found {shown(context['tag'])}{_hint(context['tag'], known)}"
+        case "union_tag_not_found":
+            return f"{name}.kind: is missing; it is {_one_of(list(_kinds(table, path[-1])))}"
+        case _ if kind in _TABLE_TYPES:
+            example = f'{{ kind = "{found}" }}' if isinstance(found, str) and _kinds(table, path[-1]) else "{ ... }"
+            return f"{name}: needs a table, as {path[-1]} = {example}, found {shown(found)}"
+        case _ if kind in _LIMITS:
+            words, key = _LIMITS[kind]
+            return f"{name}: needs a number {words} {context[key]:g}, found {shown(found)}"
+        case _:
+            return f"{name}: needs {_NEEDS.get(kind, details['msg'])}, found {shown(found)}"
+
+
+def _place(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+    """The path as the recipe's author writes it, and the class of the table that holds its last name.
+
+    Pydantic puts the `kind` of a chosen table into the path too; that is left out.
+    """
+    path: list[str] = []
+    holder: type[BaseModel] | None = None
+    inside: type[BaseModel] | None = Recipe
+    choices: Mapping[str, type[BaseModel]] = {}
+    for element in location:
+        if choices:
+            inside, choices = choices.get(str(element)), {}
+            continue
+        if isinstance(element, int) and path:
+            path[-1] += f"[{element}]"
+            continue
+        holder, inside = inside, None
+        path.append(str(element))
+        field = holder.model_fields.get(str(element)) if holder is not None else None
+        if field is not None:
+            inside, choices = _table_of(field), _choices_of(field)
+    return path or ["recipe"], holder
+
+
+def _table_of(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _choices_of(field: FieldInfo) -> Mapping[str, type[BaseModel]]:
+    if field.discriminator is None:
+        return {}
+    return {
+        str(kind): table
+        for table in get_args(field.annotation)
+        for kind in get_args(table.model_fields["kind"].annotation)
+    }
+
+
+def _kinds(table: type[BaseModel] | None, name: str) -> Mapping[str, type[BaseModel]]:
+    return _choices_of(table.model_fields[name]) if table is not None else {}
+
+
+def _literals(table: type[BaseModel] | None, path: Sequence[str]) -> Iterator[object]:
+    name = path[-1].partition("[")[0]
+    waiting = [table.model_fields[name].annotation] if table is not None else []
+    while waiting:
+        annotation = waiting.pop()
+        if get_origin(annotation) is Literal:
+            yield from get_args(annotation)
+        else:
+            waiting.extend(get_args(annotation))
+
+
+def _intention(path: Sequence[str], table: type[BaseModel] | None) -> str:
+    known = list(table.model_fields) if table is not None else []
+    elsewhere = [place for place in _all_places(Recipe) if place.rpartition(".")[2] == path[-1] and "." in place]
+    if elsewhere and path[-1] != "kind":
+        return f"did you mean `{elsewhere[0]}`?"
+    if (close := did_you_mean(path[-1], known)) is not None:
+        return f"did you mean `{close}`?"
+    where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "the top level"
+    return f"{where} has {', '.join(known)}"
+
+
+def _all_places(table: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in table.model_fields.items():
+        yield prefix + name
+        inside = _table_of(field)
+        for choice in (inside,) if inside is not None else dict.fromkeys(_choices_of(field).values()):
+            yield from _all_places(choice, f"{prefix}{name}.")
+
+
+def _meaning(table: type[BaseModel] | None, name: str) -> str:
+    field = table.model_fields.get(name) if table is not None else None
+    return f": {field.description}" if field is not None and field.description else ""
+
+
+def _one_of(known: Sequence[str]) -> str:
+    quoted = [f'"{value}"' for value in known]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+def _hint(found: object, known: Sequence[str]) -> str:
+    close = did_you_mean(found, known) if isinstance(found, str) else None
+    return f'; did you mean "{close}"?' if close is not None else ""
+
+
+def _cut(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

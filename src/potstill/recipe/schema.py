@@ -1,0 +1,385 @@
+"""What a recipe can say: one frozen class a TOML table, each setting with its default, its range and its unit.
+
+This file imports pydantic and nothing of ours, so a recipe is refused before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError, ValidationError
+
+LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
+
+
+class Table(BaseModel):
+    """One TOML table: unknown settings are refused, "3" is not 3, nothing changes afterwards."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,
+    )
+
+
+def _mistake(message: str) -> PydanticCustomError:
+    # The message goes through a format string: braces of the user's own must stay what they are.
+    return PydanticCustomError("mistake", "{message}", {"message": message})
+
+
+def _needs(what: str) -> WrapValidator:
+    """One message for a union, where pydantic would give one for each member."""
+
+    def validate(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise _mistake(f"needs {what}") from error
+
+    return WrapValidator(validate)
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Text = Annotated[str, Field(min_length=1)]
+Layer = Annotated[int, Field(ge=0)]
+Layers = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)],
+    _needs("a number of layers (from 1), or a list of teacher layers as [0, 2, 4] (from 0)"),
+]
+Sources = Annotated[
+    Text | Annotated[tuple[Text, ...], Field(strict=False, min_length=1)],
+    _needs('a text as "notes.jsonl", or a list of such texts'),
+]
+ConfigValue = Annotated[
+    bool
+    | int
+    | float
+    | str
+    | Annotated[tuple[int, ...], Field(strict=False)]
+    | Annotated[tuple[str, ...], Field(strict=False)],
+    _needs("a number, a text, true or false, or a list of whole numbers or texts"),
+]
+
+
+class TeacherTable(Table):
+    """Who marks the text."""
+
+    kind: Literal["live"] = "live"
+    """live: a model on this machine, asked for every batch."""
+    model: Text
+    """A local folder, a name on the Hugging Face hub, or a .gguf file."""
+
+
+class CopiedStudent(Table):
+    """The student begins as some of its teacher's layers and everything that is not a layer."""
+
+    kind: Literal["copy_layers"]
+    """copy_layers: begin as some of the teacher's layers."""
+    layers: Layers
+    """How many layers, or which of the teacher's, counted from 0, in the student's order."""
+    choose: Literal["even", "first_last"] | None = None
+    """Which layers when `layers` is a number: at even distances (the default), or from both ends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_evenly(cls, table: object) -> object:
+        if isinstance(table, dict) and isinstance(table.get("layers"), int):
+            return {"choose": "even", **table}
+        return table
+
+    @model_validator(mode="after")
+    def _choose_once(self) -> CopiedStudent:
+        if self.choose is not None and not isinstance(self.layers, int):
+            raise _mistake(
+                f"`layers` lists the teacher layers already, and `choose` = {self.choose!r} would choose again: "
+                "give a number of layers, or leave `choose` out"
+            )
+        return self
+
+
+class ModelStudent(Table):
+    """The student is a model that exists."""
+
+    kind: Literal["model"]
+    """model: begin as a model that exists."""
+    model: Text
+    """A local folder, a name on the Hugging Face hub, or a .gguf file; of the teacher's vocabulary."""
+
+
+class FreshStudent(Table):
+    """The student has the teacher's architecture, in a smaller shape, with random weights."""
+
+    kind: Literal["fresh"]
+    """fresh: begin with random weights in another shape."""
+    changes: dict[str, ConfigValue] = Field(min_length=1)
+    """What differs from the teacher's configuration, in the names of its config.json."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the random weights."""
+
+
+StudentTable = Annotated[CopiedStudent | ModelStudent | FreshStudent, Field(discriminator="kind")]
+
+
+class ColumnsTable(Table):
+    """Which columns of JSONL, Parquet or a `datasets` table hold what."""
+
+    text: Text = "text"
+    """Plain text, all of it learned."""
+    prompt: Text = "prompt"
+    """What is read and not learned; goes with `completion`."""
+    completion: Text = "completion"
+    """What is learned after `prompt`."""
+    messages: Text = "messages"
+    """A chat as a list of {role, content}; only the assistant's turns are learned."""
+
+
+class DataTable(Table):
+    """The text to learn from, and the share of it that is kept for questions. Documents are split by their hash."""
+
+    source: Sources
+    """Text file, folder of text files, .jsonl, .parquet, a `datasets` folder, a hub name, or "standard-library"; or several."""
+    columns: ColumnsTable = ColumnsTable()
+    """Which columns hold what."""
+    split: Text = "train"
+    """Which split of a `datasets` folder or a hub data set."""
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.10
+    """Share of the documents nobody learns from, for the final scores."""
+    search: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    """Share of the documents nobody learns from, for choices made on the way."""
+    max_documents: Annotated[int, Field(ge=1)] | None = None
+    """Read at most so many documents; all when left out."""
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> DataTable:
+        if self.held_out + self.search >= 1:
+            raise _mistake(
+                f"held_out + search must leave a share to learn from, found {self.held_out:g} + {self.search:g}: "
+                "make them less than 1 together"
+            )
+        return self
+
+
+class ForwardKLTable(Table):
+    """KL(teacher ‖ student): the student covers all the teacher does."""
+
+    kind: Literal["forward_kl"] = "forward_kl"
+    """forward_kl: KL(teacher ‖ student)."""
+
+
+class ReverseKLTable(Table):
+    """KL(student ‖ teacher): the student seeks the teacher's modes."""
+
+    kind: Literal["reverse_kl"]
+    """reverse_kl: KL(student ‖ teacher)."""
+
+
+class JensenShannonTable(Table):
+    """The generalised Jensen-Shannon divergence, scaled so that its ends are the two KLs."""
+
+    kind: Literal["jensen_shannon"]
+    """jensen_shannon: between forward (beta = 0) and reverse (beta = 1) KL."""
+    beta: Share = 0.5
+    """The teacher's share of the mixture both are compared with."""
+
+
+class SkewForwardKLTable(Table):
+    """KL(teacher ‖ a mixture of teacher and student)."""
+
+    kind: Literal["skew_forward_kl"]
+    """skew_forward_kl: forward KL with a bounded gradient."""
+    skew: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """The teacher's share of the mixture."""
+
+
+class SkewReverseKLTable(Table):
+    """KL(student ‖ a mixture of student and teacher)."""
+
+    kind: Literal["skew_reverse_kl"]
+    """skew_reverse_kl: reverse KL that stays finite where the teacher says never."""
+    skew: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """The student's share of the mixture."""
+
+
+class TotalVariationTable(Table):
+    """Half the sum of the differences of probability."""
+
+    kind: Literal["total_variation"]
+    """total_variation: ½ Σ |p - q|."""
+
+
+class AlphaBetaTable(Table):
+    """The alpha-beta divergence: alpha weighs the teacher's confident tokens, beta the student's."""
+
+    kind: Literal["alpha_beta"]
+    """alpha_beta: (1, 0) is forward KL, (0, 1) reverse KL."""
+    alpha: Annotated[float, Field(ge=0.0)] = 0.2
+    """Weight of the teacher's confident tokens."""
+    beta: Annotated[float, Field(ge=0.0)] = 0.7
+    """Weight of the student's confident tokens."""
+
+    @model_validator(mode="after")
+    def _not_both_zero(self) -> AlphaBetaTable:
+        if self.alpha + self.beta == 0:
+            raise _mistake("alpha and beta can't both be 0")
+        return self
+
+
+DivergenceTable = Annotated[
+    ForwardKLTable
+    | ReverseKLTable
+    | JensenShannonTable
+    | SkewForwardKLTable
+    | SkewReverseKLTable
+    | TotalVariationTable
+    | AlphaBetaTable,
+    Field(discriminator="kind"),
+]
+
+
+class LossTable(Table):
+    """How disagreement is measured: L = alpha·T²·D(teacher_T, student_T) + (1 - alpha)·CE(text, student)."""
+
+    divergence: DivergenceTable = ForwardKLTable()
+    """How the two distributions are compared."""
+    temperature: Annotated[float, Field(gt=0.0)] = 1.0
+    """T, of both softmaxes; above 1 the teacher's unlikely tokens count for more."""
+    alpha: Share = 1.0
+    """Share of the soft labels: 1 = the teacher alone, 0 = the text alone."""
+
+
+class CosineTable(Table):
+    """Up, then down along half a cosine."""
+
+    kind: Literal["cosine"] = "cosine"
+    """cosine: down along half a cosine."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    floor: Share = 0.0
+    """Where the learning rate ends, as a share of its peak."""
+
+
+class LinearTable(Table):
+    """Up, then straight down."""
+
+    kind: Literal["linear"]
+    """linear: straight down."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    floor: Share = 0.0
+    """Where the learning rate ends, as a share of its peak."""
+
+
+class ConstantTable(Table):
+    """Up, then level."""
+
+    kind: Literal["constant"]
+    """constant: level."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+
+
+ScheduleTable = Annotated[CosineTable | LinearTable | ConstantTable, Field(discriminator="kind")]
+
+
+class TrainingTable(Table):
+    """How the student learns. Exactly one of `tokens`, `steps` and `epochs` says for how long."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in LENGTHS_OF_TRAINING]})
+
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    """How long: tokens read."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """How long: optimizer steps."""
+    epochs: Annotated[float, Field(gt=0.0)] | None = None
+    """How long: passes over the training text."""
+    length: Annotated[int, Field(ge=2)] = 512
+    """Tokens of context: how long a sequence is."""
+    rows: Annotated[int, Field(ge=1)] = 16
+    """Sequences an optimizer step."""
+    micro_rows: Annotated[int, Field(ge=1)] | None = None
+    """Sequences a forward pass: fewer need less memory and give the same student. All of `rows` when left out."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    """The peak of the schedule."""
+    schedule: ScheduleTable = CosineTable()
+    """The learning rate over the run."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """AdamW's, on matrices."""
+    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """AdamW's memory of the gradient."""
+    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.95
+    """AdamW's memory of the squared gradient."""
+    max_gradient_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Longer gradients are shortened to this norm."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of the order of the text and of dropout."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward pass; auto measures which is faster on this machine."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice to keep fewer of them: less memory, about a third slower."""
+    packing: bool = True
+    """Put several short documents into one sequence, each blind to the others."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 200
+    """Steps between the states a killed run goes on from."""
+    trackers: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], Field(strict=False)] = ()
+    """Where steps are logged besides the run's folder."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingTable:
+        given = [name for name in LENGTHS_OF_TRAINING if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(f"{name} = {getattr(self, name)}" for name in given) or "none of them"
+            raise _mistake(
+                f"needs exactly one of `tokens`, `steps`, `epochs` to say how long to train, found {found}: "
+                + ("keep one" if given else "add, for example, `epochs = 1`")
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_rows(self) -> TrainingTable:
+        if self.micro_rows is not None and self.micro_rows > self.rows:
+            raise _mistake(
+                f"`micro_rows` are the sequences a forward pass, out of `rows` a step, found {self.micro_rows} of {self.rows}: "
+                "make it smaller or leave it out"
+            )
+        return self
+
+
+class EvaluationTable(Table):
+    """What is measured at the end, on held-out text."""
+
+    tokens: Annotated[int, Field(ge=1)] = 100_000
+    """At most so many held-out tokens."""
+    control: bool = True
+    """Train the same student on hard labels too, over the same tokens: what the teacher was worth."""
+    control_same_time: bool = False
+    """Train a second control for as many seconds as the distilled student took: it needs no teacher, so it reads more."""
+    untouched: bool = True
+    """Score the student as it was before training."""
+    speed: bool = True
+    """Measure tokens per second of teacher and student."""
+
+
+class Recipe(Table):
+    """A whole distillation run."""
+
+    model_config = ConfigDict(title="potstill recipe")
+
+    name: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")] = "recipe"
+    """Of the run and its folder; the recipe file's own name when left out."""
+    teacher: TeacherTable
+    """Who marks the text."""
+    student: StudentTable
+    """Where the student comes from."""
+    data: DataTable
+    """The text to learn from."""
+    loss: LossTable = LossTable()
+    """How disagreement is measured."""
+    training: TrainingTable
+    """How the student learns."""
+    evaluation: EvaluationTable = EvaluationTable()
+    """What is measured at the end."""

@@ -132,7 +132,8 @@ def test_the_student_learns_the_teacher(new_student, text):
     settings = TrainingSettings(steps=60, learning_rate=1e-2, schedule=Cosine(warmup=0.1))
     steps = list(train(new_student(), teacher, text, SoftLabelLoss(), settings))
     assert steps[-1].loss < 0.5 * steps[0].loss
-    assert steps[-1].parts.keys() == {"soft"}
+    assert steps[-1].parts.keys() == {"soft", "hard"}
+    assert steps[-1].parts["soft"] == pytest.approx(steps[-1].loss)
     assert steps[-1].tokens == 48
 
 

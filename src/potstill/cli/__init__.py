@@ -1,15 +1,20 @@
 """The command line: one file a verb. Nothing heavy is imported until a verb runs, so `potstill --help` answers at once.
 
 A user's mistake ends with one message and exit code 2, an interruption with 130 and what was kept; a traceback is a defect.
+
+app.py       the verbs put together, and what a failure looks like
+demo.py distill.py check.py preview.py evaluate.py recipes.py   one verb each
+options.py   arguments that several verbs take
+running.py   a recipe run from beginning to end
+watching.py  what a person sees while it runs
+tables.py    scores on the terminal
 """
 
 from __future__ import annotations
 
-import sys
-
 
 def main() -> None:
-    """Run the command line and end the process with its exit code."""
-    from potstill.cli.app import run
+    """Run the command line; ends the process."""
+    from potstill.cli.app import app
 
-    sys.exit(run(sys.argv[1:]))
+    app()

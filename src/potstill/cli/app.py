@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, NoReturn
 
-import click
 import typer
 
 from potstill.cli import check, demo, distill, evaluate, preview, recipes
 from potstill.errors import PotstillError
 
+_MISTAKE, _INTERRUPTED = 2, 130
+
 app = typer.Typer(
     name="potstill",
-    help="Turn a large language model into the smallest student that still does the job.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, distill, check, preview, evaluate, recipes):
-    app.command(verb.command.__name__)(verb.command)
 
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
 ) -> None:
     """Turn a large language model into the smallest student that still does the job."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     if version:
         from importlib.metadata import version as version_of
 
@@ -38,41 +38,46 @@ def options(
         raise typer.Exit
 
 
-def run(arguments: Sequence[str]) -> int:
-    """The exit code: 0 done, 2 a mistake that the user can mend, 130 interrupted."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    try:
-        return app(list(arguments), standalone_mode=False) or 0
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted. What was finished is kept: the same command goes on from there")
-        return 130
-    except PotstillError as error:
-        _say(str(error))
-        return 2
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            _say(
-                f"the disk is full ({error.filename or 'while writing'}): free some space and start the same command again"
-            )
-            return 2
-        raise
-    except (MemoryError, RuntimeError) as error:
-        if (
-            isinstance(error, MemoryError)
-            or "out of memory" in str(error).lower()
-            or "can't allocate memory" in str(error).lower()
-        ):
-            _say(
-                "out of memory. Needed less: training.micro_rows = 1 (smaller passes, the same student), then "
-                "training.gradient_checkpointing = true, then a shorter training.length. `potstill check RECIPE` estimates before "
-                f"it runs. What torch said: {str(error).splitlines()[0] if str(error) else 'nothing'}"
-            )
-            return 2
-        raise
+def _answering(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, with failures turned into a message and an exit code."""
+
+    @functools.wraps(verb)
+    def answering(*arguments: object, **options: object) -> None:
+        try:
+            verb(*arguments, **options)
+        except KeyboardInterrupt:
+            _end("interrupted. What was finished is kept: the same command goes on from there", _INTERRUPTED)
+        except PotstillError as error:
+            _end(str(error), _MISTAKE)
+        except (MemoryError, RuntimeError, OSError) as error:
+            if (advice := _advice(error)) is None:
+                raise
+            _end(advice, _MISTAKE)
+
+    return answering
 
 
-def _say(message: str) -> None:
-    click.echo(f"potstill: {message}", err=True)
+def _advice(error: Exception) -> str | None:
+    """What to do about a machine that is too small; None when that is not what failed."""
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return (
+            f"the disk is full ({error.filename or 'while writing'}): free some space and start the same command again"
+        )
+    is_memory = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if is_memory or "out of memory" in said.lower() or "can't allocate memory" in said.lower():
+        return (
+            "out of memory. What needs less: training.micro_rows = 1 (smaller passes, the same student), then "
+            "training.gradient_checkpointing = true, then a shorter training.length; `potstill check RECIPE` estimates it beforehand. "
+            f"What was said: {said}"
+        )
+    return None
+
+
+def _end(message: str, code: int) -> NoReturn:
+    typer.echo(f"potstill: {message}", err=True)
+    raise typer.Exit(code)
+
+
+for _verb in (demo.demo, distill.distill, check.check, preview.preview, evaluate.evaluate, recipes.recipes):
+    app.command(_verb.__name__)(_answering(_verb))

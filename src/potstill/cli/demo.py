@@ -24,6 +24,3 @@ def demo(
         "same\nstudent learns from the text alone (hard labels): once on as many tokens, once for as long.\n"
     )
     run_recipe(demo_recipe(out), out, console)
-
-
-command = demo

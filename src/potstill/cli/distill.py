@@ -16,6 +16,3 @@ def distill(recipe: RecipeArgument, out: OutOption = None, sets: SetOption = Non
 
     decoded = load_recipe(recipe, sets=sets or [])
     run_recipe(decoded, out or Path("runs") / decoded.name, Console())
-
-
-command = distill

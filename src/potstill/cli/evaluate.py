@@ -9,38 +9,40 @@ import typer
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A model folder, hub name or .gguf file; `pocket` is the one that ships.")],
-    data: Annotated[str, typer.Option("--data", "-d", help="Text to score on: a file, folder, dataset or `standard-library`.")],
+    model: Annotated[
+        str, typer.Argument(help="A model folder, hub name or .gguf file; `pocket` is the one that ships.")
+    ],
+    data: Annotated[
+        str, typer.Option("--data", "-d", help="Text to score on: file, folder, dataset or `standard-library`.")
+    ],
     teacher: Annotated[
         str | None, typer.Option("--teacher", "-t", help="Also measure agreement, KL and what is kept of it.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="At most so many tokens.")] = 100_000,
-    length: Annotated[int, typer.Option(help="Context, in tokens.")] = 512,
+    tokens: Annotated[int, typer.Option(help="At most so many tokens.", min=1)] = 100_000,
+    length: Annotated[int, typer.Option(help="Context, in tokens.", min=2)] = 512,
     held_out: Annotated[
-        float, typer.Option(help="Score only on documents whose hash falls into this share; 1 = all of them.", min=0.0, max=1.0)
+        float,
+        typer.Option(help="Only documents in the lowest share of key hashes, as in a recipe; 1 = all.", min=0, max=1),
     ] = 1.0,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the scores as JSON here.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Also write the scores here, as JSON.")] = None,
 ) -> None:
     """Score a model on text: accuracy, perplexity, bits per byte, calibration, speed; beside a teacher, what it keeps."""
+    import json
+
     from rich.console import Console
 
     from potstill.cli.tables import print_scores
-    from potstill.recipe import evaluate_models
+    from potstill.data import read_documents, tokenize
+    from potstill.models import load_tokenizer
+    from potstill.runs import score_model
 
     console = Console()
-    result = evaluate_models(
-        model,
-        data,
-        teacher=teacher,
-        tokens=tokens,
-        length=length,
-        held_out=held_out,
-        say=lambda text: console.print(f"[dim]{text}[/dim]"),
-    )
-    print_scores(result, console)
+    tokenizer = load_tokenizer(model)
+    corpus = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer)
+    if held_out < 1:
+        corpus = corpus.part("held_out", held_out=held_out)
+    scores = score_model(model, corpus, tokenizer=tokenizer, teacher_source=teacher, tokens=tokens, length=length)
+    print_scores(scores, console)
     if out is not None:
-        result.write(out)
-        console.print(f"scores   [bold]{out}[/bold]")
-
-
-command = evaluate
+        out.write_text(json.dumps(scores.to_json(), indent=2) + "\n", "utf-8")
+        console.print(f"\nscores   [bold]{out}[/bold]")

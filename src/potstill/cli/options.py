@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-RecipeArgument = Annotated[Path, typer.Argument(help="A recipe in TOML; `potstill recipes` writes one.", show_default=False)]
+RecipeArgument = Annotated[
+    Path, typer.Argument(help="A recipe in TOML; `potstill recipes` writes one.", show_default=False)
+]
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="The run's folder. Default: runs/NAME.", show_default=False)
 ]

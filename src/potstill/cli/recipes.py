@@ -39,6 +39,3 @@ def recipes(
         table.add_row(starter.name, starter.description)
     console.print(table)
     console.print("\n`potstill recipes NAME` writes one here, `--schema` prints the JSON schema for your editor")
-
-
-command = recipes

@@ -2,49 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
-from potstill.cli.tables import print_result
+from potstill.cli.tables import print_scores
 from potstill.cli.watching import Watching
+from potstill.recipe import BuiltJob, Recipe, build_job, recipe_toml
+from potstill.reports import write_report
+from potstill.reports.distillation import distillation_page
+from potstill.runs import Finished, RunScores, distil, manifest, scores_of
+from potstill.training import self_check
 
-if TYPE_CHECKING:
-    from potstill.recipe import Recipe
-    from potstill.runs import Finished
 
-
-def run_recipe(recipe: Recipe, out: Path, console: Console) -> Finished:
+def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
     """Build the objects, check them, train what is not trained, measure, and leave scores.json and report.html."""
-    from potstill.recipe import build_job, recipe_toml
-    from potstill.reports import write_report
-    from potstill.reports.distillation import distillation_page
-    from potstill.runs import Finished, RunFolder, distil, manifest, scores_of
-
-    built = build_job(recipe, out, say=lambda text: console.print(f"[dim]{text}[/dim]"))
-    folder = RunFolder.open(out, recipe_toml(recipe), built.identity)
-    built.corpus_to_keep(out)
-    details = manifest({"training": built.facts, **built.identity})
-    folder.write_json("manifest.json", details)
-    _show_self_check(built, console)
+    disable_progress_bar()
+    built = build_job(recipe, out, say=lambda text: console.print(f"[dim]{text} …[/dim]"))
+    check = _self_check(built, console)
+    details = manifest({"run": built.facts, "self_check": check})
+    built.folder.write_json("manifest.json", details)
     finished: Finished | None = None
     with Watching(console) as watching:
-        for event in watching.through(distil(built.job, folder)):
+        for event in watching.through(distil(built.job, built.folder)):
             if isinstance(event, Finished):
                 finished = event
     assert finished is not None
-    folder.write_json("scores.json", scores_of(finished))
-    steps = {name: folder.steps(name) for name in finished.measurements}
-    page = distillation_page(recipe.name, finished, steps, recipe_toml(recipe), details)
-    write_report(page, out / "report.html")
-    print_result(finished, console)
-    console.print(f"\nstudent  [bold]{out / 'student'}[/bold]   loads with AutoModelForCausalLM.from_pretrained")
+    scores = scores_of(finished.measurements, finished.sizes, finished.speeds)
+    built.folder.write_json("scores.json", scores.to_json())
+    steps = {model.name: built.folder.steps(model.name) for model in scores.models}
+    write_report(distillation_page(recipe.name, scores, steps, recipe_toml(recipe), details), out / "report.html")
+    print_scores(scores, console)
+    console.print(f"\nstudent  [bold]{out / 'student'}[/bold]  (loads with AutoModelForCausalLM.from_pretrained)")
     console.print(f"report   [bold]{out / 'report.html'}[/bold]")
-    return finished
+    return scores
 
 
-def _show_self_check(built: object, console: Console) -> None:
-    raise NotImplementedError
-    _ = asdict
+def _self_check(built: BuiltJob, console: Console) -> Mapping[str, object]:
+    """Before step 0: what is in the text, that student = teacher gives zero, and who pulls how hard."""
+    job, facts = built.job, built.facts
+    student = job.new_student()
+    batch = next(job.batches.from_step(0)).rows(0, 2)
+    check = self_check(student, job.teacher, batch, job.measure, dtype=job.settings.dtype)
+    text = job.batches.report
+    console.print(
+        f"text     {text.documents:,} documents, {text.tokens:,} tokens, {text.counted_tokens:,} learned from; "
+        f"held out {len(job.held_out):,} documents, {job.held_out.num_tokens:,} tokens"
+    )
+    if text.samples_cut:
+        console.print(
+            f"[yellow]cut      {text.samples_cut:,} samples are longer than {job.length} tokens: {text.tokens_lost:,} tokens of what was "
+            "to be learned are lost. Raise training.length to keep them[/yellow]"
+        )
+    console.print(
+        f"plan     {job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens in {facts['dtype']} ({facts['epochs']} epochs)"
+    )
+    shares = ", ".join(
+        f"{name} {nats:.3f} nats ({check.shares.get(name, 0.0):.0%} of the gradient)"
+        for name, nats in check.terms.items()
+    )
+    zero = "" if check.own_loss is None else f"; the teacher as its own student: {check.own_loss:.1g} nats ✓"
+    console.print(f"check    at step 0: {shares}{zero}")
+    return asdict(check)

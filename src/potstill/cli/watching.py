@@ -5,22 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from potstill.runs import ArmStep, Event
+from potstill.runs import IN_WORDS, ArmStep, Event, Measured, Stage
 
 _SECONDS_BETWEEN_LINES = 10.0
-NAMES = {
-    "teacher": "teacher",
-    "untouched": "untouched student",
-    "hard_labels": "hard labels, same tokens",
-    "hard_labels_same_time": "hard labels, same time",
-    "distilled": "distilled student",
-}
 
 
 class Watching:
@@ -53,8 +45,6 @@ class Watching:
 
     def through(self, events: Iterator[Event]) -> Iterator[Event]:
         """Show each event, then hand it on."""
-        from potstill.runs import ArmStep, Measured, Stage
-
         for event in events:
             match event:
                 case Stage(what):
@@ -72,12 +62,12 @@ class Watching:
         self._speed = now if step.index == 1 else 0.9 * self._speed + 0.1 * now
         figures = f"loss {step.loss:.3f}  {self._speed:,.0f} tokens/s"
         if arm.name not in self._tasks:
-            self._tasks[arm.name] = self._progress.add_task(NAMES[arm.name], total=arm.steps, figures="")
+            self._tasks[arm.name] = self._progress.add_task(IN_WORDS[arm.name], total=arm.steps, figures="")
         self._progress.update(self._tasks[arm.name], completed=step.index, figures=figures)
         is_last = step.index == arm.steps
         if not self.console.is_terminal and (is_last or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES):
             self._last_line = time.monotonic()
             left = (arm.steps - step.index) * step.seconds
-            self.console.print(f"{NAMES[arm.name]}: step {step.index}/{arm.steps}  {figures}  {left:.0f} s left")
+            self.console.print(f"{IN_WORDS[arm.name]}: step {step.index}/{arm.steps}  {figures}  {left:.0f} s left")
         elif is_last:
-            self.console.print(f"[green]✓[/green] {NAMES[arm.name]}: {arm.steps} steps, {figures}")
+            self.console.print(f"[green]✓[/green] {IN_WORDS[arm.name]}: {arm.steps} steps, {figures}")

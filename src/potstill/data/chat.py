@@ -50,9 +50,15 @@ def chat_parts(messages: object, tokenizer: PreTrainedTokenizerBase, where: str)
 
 def _turns(messages: object, where: str) -> list[dict[str, str]]:
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
-        raise DataError(f"{where}: messages must be a list of turns with a role and content, found {type(messages).__name__}")
+        raise DataError(
+            f"{where}: messages must be a list of turns with a role and content, found {type(messages).__name__}"
+        )
     for turn in messages:
-        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+        if (
+            not isinstance(turn, dict)
+            or not isinstance(turn.get("role"), str)
+            or not isinstance(turn.get("content"), str)
+        ):
             raise DataError(f"{where}: a turn needs a role and content, both text, found {str(turn)[:80]}")
     return list(messages)
 

@@ -11,7 +11,15 @@ from pathlib import Path
 
 # Not source a person would read: character tables, generated topics, and other people's packages.
 _LEFT_OUT = ("site-packages", "dist-packages", "encodings", "pydoc_data", "lib2to3/tests", "__pycache__", "config-")
-_TESTS = ("test", "idlelib/idle_test", "unittest/test", "distutils/tests", "ctypes/test", "tkinter/test", "sqlite3/test")
+_TESTS = (
+    "test",
+    "idlelib/idle_test",
+    "unittest/test",
+    "distutils/tests",
+    "ctypes/test",
+    "tkinter/test",
+    "sqlite3/test",
+)
 _MAX_BYTES = 300_000
 
 

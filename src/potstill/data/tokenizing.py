@@ -125,7 +125,9 @@ def tokenize(
     counts. Needs a fast tokenizer (DataError).
     """
     if not tokenizer.is_fast:
-        raise DataError(f"{type(tokenizer).__name__} is not a fast tokenizer, and its tokens can't be placed in the text")
+        raise DataError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer, and its tokens can't be placed in the text"
+        )
     pieces: list[tuple[NDArray[np.uint32], NDArray[np.float32]]] = []
     keys: list[str] = []
     is_sample: list[bool] = []

@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from potstill.errors import LossError
 from potstill.losses.soft import SoftLabelLoss
-from potstill.losses.support import num_rows, rows_of
+from potstill.losses.support import in_dtype, num_rows, rows_of
 from potstill.types import Head, HiddenStates, Loss, SoftTargets
 
 # Of fp32 logits in a chunk. On a CPU what stays in the cache through a dozen passes over it (measured: 8,192 rows of 4,096
@@ -52,7 +52,7 @@ def linear_loss(
     total, parts = _ChunkedLoss.apply(
         student.rows, head.weight, head.bias, head, targets, tokens, weights.to(wide), measure, chunk_rows
     )
-    names = [name for name, counts in (("soft", measure.alpha > 0), ("hard", measure.alpha < 1)) if counts]
+    names = ["soft", "hard"] if measure.needs_teacher else ["hard"]
     return Loss(total, weights.to(wide).sum(), dict(zip(names, parts.unbind(), strict=True)))
 
 
@@ -97,11 +97,12 @@ class _ChunkedLoss(torch.autograd.Function):
         narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         needs_rows, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
         matrix = weight[:size].to(narrow)
+        targets = None if targets is None else in_dtype(targets, narrow)
         grad_rows = torch.zeros_like(rows) if needs_rows else None
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=rows.device) if needs_weight else None
         grad_bias = torch.zeros(bias.shape, dtype=wide, device=rows.device) if needs_bias and bias is not None else None
         total = torch.zeros((), dtype=wide, device=rows.device)
-        parts = torch.zeros((measure.alpha > 0) + (measure.alpha < 1), dtype=wide, device=rows.device)
+        parts = torch.zeros(1 + measure.needs_teacher, dtype=wide, device=rows.device)
         for start in range(0, len(rows), chunk_rows):
             stop = min(start + chunk_rows, len(rows))
             states = rows[start:stop].to(narrow)
@@ -111,7 +112,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 chunk_targets = None if targets is None else rows_of(targets, start, stop)
                 terms = measure.terms(head.shape(products), chunk_targets, tokens[start:stop])
                 sums = torch.stack([(weights[start:stop] * value).sum() for _, value in terms.values()])
-                loss = sum(share * part for (share, _), part in zip(terms.values(), sums, strict=True))
+                shares = sums.new_tensor([share for share, _ in terms.values()])
+                loss = (shares * sums).sum()
             total += loss.detach()
             parts += sums.detach()
             if not products.requires_grad:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -45,7 +46,10 @@ class SoftLabelLoss:
         targets: SoftTargets | None,
         tokens: Int[Tensor, " rows"],
     ) -> dict[str, tuple[float, Float[Tensor, " rows"]]]:
-        """Each term that counts, as (its share of the loss, its value a row): "soft" = T²·D, "hard" = CE, in nats."""
+        """Each term as (its share of the loss, its value a row): "soft" = T²·D if it counts, "hard" = CE always, in nats.
+
+        At alpha = 1 the cross-entropy has no share and carries no gradient: it is there to be looked at.
+        """
         terms = {}
         if self.alpha > 0:
             if targets is None:
@@ -57,9 +61,9 @@ class SoftLabelLoss:
                 )
             log_p, log_q = shared_events(logits, targets, self.temperature)
             terms["soft"] = (self.alpha, self.temperature**2 * self.divergence(log_p, log_q))
-        if self.alpha < 1:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.alpha < 1):
             hard = logits.logsumexp(-1) - logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-            terms["hard"] = (1 - self.alpha, hard)
+        terms["hard"] = (1 - self.alpha, hard)
         return terms
 
 

@@ -9,6 +9,8 @@ linear in p may use it.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -69,6 +71,14 @@ def rows_of(targets: SoftTargets, start: int, stop: int) -> SoftTargets:
         return DenseTargets(targets.rows[start:stop], targets.head)
     rest = None if targets.rest is None else targets.rest[start:stop]
     return SparseTargets(targets.ids[start:stop], targets.probs[start:stop], rest, targets.temperature)
+
+
+def in_dtype(targets: SoftTargets, dtype: torch.dtype) -> SoftTargets:
+    """Dense targets whose matmul runs in this dtype, so that the teacher's logits are rounded as the student's are."""
+    if not isinstance(targets, DenseTargets):
+        return targets
+    head = replace(targets.head, weight=targets.head.weight[: targets.head.num_tokens].to(dtype))
+    return DenseTargets(targets.rows.to(dtype), head)
 
 
 def num_rows(targets: SoftTargets) -> int:

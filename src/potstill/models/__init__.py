@@ -10,18 +10,18 @@ that is the truth.
     states = hidden_states(model, batch, size=49_152)                         # Batch -> HiddenStates
     save_model(model, tokenizer, "student/")                                  # all of it or nothing
 
-    load.py       load_tokenizer, load_model        folder, hub name or GGUF -> tokenizer, model
+    load.py       load_tokenizer, load_model, load_shape   folder, hub name or GGUF -> tokenizer, model
     forward.py    hidden_states, head_of            Batch -> HiddenStates; where each family keeps its scale and soft-cap
     checks.py     check_head, check_packing         ask the model, don't trust the config
     sizes.py      size_of -> Size                   parameters and bytes
-    precision.py  faster_dtype                      bf16 or fp32: measured on this device
+    precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
     save.py       save_model                        write beside, then rename
 """
 
 from potstill.models.checks import check_head, check_packing
 from potstill.models.forward import head_of, hidden_states
-from potstill.models.load import load_model, load_tokenizer
-from potstill.models.precision import faster_dtype
+from potstill.models.load import load_model, load_shape, load_tokenizer
+from potstill.models.precision import faster_dtype, matmul_speed
 from potstill.models.save import save_model
 from potstill.models.sizes import Size, size_of
 
@@ -33,7 +33,9 @@ __all__ = [
     "head_of",
     "hidden_states",
     "load_model",
+    "load_shape",
     "load_tokenizer",
+    "matmul_speed",
     "save_model",
     "size_of",
 ]

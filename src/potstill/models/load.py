@@ -66,6 +66,18 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Pre
     return model
 
 
+def load_shape(source: str | Path) -> PreTrainedModel:
+    """The model without its weights, on the meta device: shapes and sizes in no time and no memory. Errors as load_model's."""
+    place = _find(source)
+    if place.gguf_file is None:
+        _check_is_causal(place)
+    settings = {} if place.gguf_file is None else {"gguf_file": place.gguf_file}
+    with _explained(place, "model"), _quiet(place):
+        config = AutoConfig.from_pretrained(place.name, trust_remote_code=False, **settings)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+
+
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer, with its chat template, from a folder, a hub name or a `.gguf` file.
 

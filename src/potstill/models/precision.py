@@ -9,6 +9,7 @@ import torch
 
 # bf16 has 8 bits of mantissa: it has to pay for what it loses.
 _WORTHWHILE = 1.3
+_ROWS, _WIDTH, _WIDE = 256, 512, 1536
 
 
 def faster_dtype(device: torch.device | str) -> torch.dtype:
@@ -19,6 +20,11 @@ def faster_dtype(device: torch.device | str) -> torch.dtype:
     return _measured(torch.device(device))
 
 
+def matmul_speed(device: torch.device | str, dtype: torch.dtype) -> float:
+    """Floating point operations a second of a linear layer's training step (three matmuls), casts included."""
+    return 6 * _ROWS * _WIDTH * _WIDE / _seconds(torch.device(device), dtype)
+
+
 @cache
 def _measured(device: torch.device) -> torch.dtype:
     full, half = _seconds(device, torch.float32), _seconds(device, torch.bfloat16)
@@ -27,9 +33,8 @@ def _measured(device: torch.device) -> torch.dtype:
 
 def _seconds(device: torch.device, dtype: torch.dtype) -> float:
     """The fastest of several rounds: forward, gradient of the rows, gradient of the weight, casts as under autocast."""
-    rows, width, wide = 256, 512, 1536
-    weight = torch.full((wide, width), 0.5, device=device)
-    inputs = torch.full((rows, width), 0.5, device=device, dtype=dtype)
+    weight = torch.full((_WIDE, _WIDTH), 0.5, device=device)
+    inputs = torch.full((_ROWS, _WIDTH), 0.5, device=device, dtype=dtype)
     best, stop = float("inf"), time.perf_counter() + 0.025
     is_warm = False
     while not is_warm or time.perf_counter() < stop:

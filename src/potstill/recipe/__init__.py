@@ -7,30 +7,40 @@ Every mistake in a recipe is one RecipeError: the file, the place, what was foun
 imports pydantic and nothing heavier; `build` imports the rooms when it is called.
 
 schema.py    what a recipe can say: a frozen class a table, defaults, ranges, units
+kinds.py     the choices of divergence and schedule
 decode.py    the file and `--set`; refuses what can't be meant
 mistakes.py  why a recipe was rejected, in sentences
 toml.py      the resolved recipe as TOML, and the JSON schema
+demo.py      the recipe of `potstill demo`, as long as this machine makes in its time
 starters.py  recipes to start from (starters/*.toml)
 build.py     tables -> objects
+job.py       a whole recipe -> a job in its run directory, everything checked
 """
 
-from potstill.recipe.build import build_measure, build_schedule, build_settings, build_student, num_steps
+from potstill.recipe.build import build_measure, build_schedule, build_settings, build_shape, build_student, num_steps
 from potstill.recipe.decode import decode, load_recipe
+from potstill.recipe.demo import demo_recipe
+from potstill.recipe.job import BuiltJob, build_job, read_corpus
 from potstill.recipe.schema import Recipe
 from potstill.recipe.starters import StarterRecipe, starter_recipes, write_starter
 from potstill.recipe.toml import json_schema, recipe_toml
 
 __all__ = [
+    "BuiltJob",
     "Recipe",
     "StarterRecipe",
+    "build_job",
     "build_measure",
     "build_schedule",
     "build_settings",
+    "build_shape",
     "build_student",
+    "demo_recipe",
     "decode",
     "json_schema",
     "load_recipe",
     "num_steps",
+    "read_corpus",
     "recipe_toml",
     "starter_recipes",
     "write_starter",

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from potstill.recipe.schema import (
-    ConstantTable,
-    CopiedStudent,
-    CosineTable,
-    FreshStudent,
-    LinearTable,
-    LossTable,
-    ModelStudent,
-    TrainingTable,
-)
+from potstill.recipe.kinds import ConstantTable, CosineTable, LinearTable
+from potstill.recipe.schema import CopiedStudent, FreshStudent, LossTable, ModelStudent, TrainingTable
 
 if TYPE_CHECKING:
     import torch
@@ -69,15 +62,24 @@ def build_student(student: CopiedStudent | ModelStudent | FreshStudent, teacher:
     from potstill.models import load_model
 
     match student:
-        case CopiedStudent(layers=int() as num_layers):
-            choose = students.first_and_last if student.choose == "first_last" else students.evenly_spaced
-            return students.copy_layers(teacher, choose(teacher.config.num_hidden_layers, num_layers))[0]
-        case CopiedStudent(layers=tuple() as layers):
-            return students.copy_layers(teacher, layers)[0]
+        case CopiedStudent():
+            return students.copy_layers(teacher, _layers(student, teacher.config.num_hidden_layers))[0]
         case ModelStudent():
             return load_model(student.model)
         case FreshStudent():
             return students.fresh(teacher, student.changes, student.seed)
+
+
+def build_shape(student: CopiedStudent | ModelStudent | FreshStudent, teacher: PreTrainedModel) -> PreTrainedModel:
+    """The student without weights, from a teacher without weights (both on the meta device)."""
+    import torch
+
+    from potstill.models import load_shape
+
+    if isinstance(student, ModelStudent):
+        return load_shape(student.model)
+    with torch.device("meta"):
+        return build_student(student, teacher)
 
 
 def num_steps(training: TrainingTable, *, tokens_per_step: int, steps_per_epoch: int) -> int:
@@ -92,3 +94,12 @@ def num_steps(training: TrainingTable, *, tokens_per_step: int, steps_per_epoch:
         return max(1, -(-training.tokens // tokens_per_step))
     assert training.epochs is not None
     return max(1, round(training.epochs * steps_per_epoch))
+
+
+def _layers(student: CopiedStudent, num_teacher_layers: int) -> Sequence[int]:
+    from potstill.students import evenly_spaced, first_and_last
+
+    if not isinstance(student.layers, int):
+        return student.layers
+    choose = first_and_last if student.choose == "first_last" else evenly_spaced
+    return choose(num_teacher_layers, student.layers)

@@ -16,6 +16,8 @@ from potstill.recipe.mistakes import did_you_mean, explain
 from potstill.recipe.schema import LENGTHS_OF_TRAINING, Recipe
 
 _SETTING = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+# What ships with potstill or Python goes by a word: no path is meant, even where a folder has that name.
+_WORDS = ("pocket", "standard-library")
 # A value that begins like this was meant as TOML: a slip in it is a mistake, not a bare word.
 _TOML_OPENERS = ('"', "'", "[", "{")
 
@@ -97,7 +99,9 @@ def _apply_(table: dict[str, object], setting: str) -> None:
     for depth, key in enumerate(outer):
         step = inside.setdefault(key, {})
         if not isinstance(step, dict):
-            raise RecipeError(f"--set {setting}: {'.'.join(outer[: depth + 1])} is {step!r}, which has no settings inside")
+            raise RecipeError(
+                f"--set {setting}: {'.'.join(outer[: depth + 1])} is {step!r}, which has no settings inside"
+            )
         inside = step
     inside[last] = _value(value, setting)
 
@@ -110,7 +114,9 @@ def _value(text: str, setting: str) -> object:
     except tomllib.TOMLDecodeError as error:
         if text.startswith(_TOML_OPENERS):
             reason = str(error).partition(" (at")[0]
-            raise RecipeError(f"--set {setting}: the value is not TOML: {reason}. Does the shell eat the quotes?") from None
+            raise RecipeError(
+                f"--set {setting}: the value is not TOML: {reason}. Does the shell eat the quotes?"
+            ) from None
     return text
 
 
@@ -131,7 +137,7 @@ def _refuse_paths_beside(recipe: Recipe, file: Path) -> None:
         places.append(("student.model", recipe.student.model))
     for name, value in places:
         beside = file.parent / value
-        if not Path(value).exists() and beside.exists():
+        if value not in _WORDS and not Path(value).exists() and beside.exists():
             raise RecipeError(
                 f'{file}: {name}: there is no "{value}" in the current directory, but one beside the recipe; paths start '
                 f'from where the command runs: write "{os.path.relpath(beside)}"'

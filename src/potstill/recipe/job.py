@@ -65,10 +65,14 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
             f"data.held_out = {recipe.data.held_out:g} of {len(corpus)} documents holds none of them out, so nothing could be measured: "
             "raise it, or give more documents"
         )
-    batches = PackedBatches(corpus.part("train", **shares), training.length, training.rows, training.seed, training.packing)
+    batches = PackedBatches(
+        corpus.part("train", **shares), training.length, training.rows, training.seed, training.packing
+    )
     dtype = _dtype(recipe, folder, faster_dtype)
     steps = num_steps(
-        training, tokens_per_step=training.rows * training.length, steps_per_epoch=max(1, round(batches.steps_per_epoch))
+        training,
+        tokens_per_step=training.rows * training.length,
+        steps_per_epoch=max(1, round(batches.steps_per_epoch)),
     )
     job = Job(
         teacher=LiveTeacher(model, size=size),
@@ -113,9 +117,7 @@ def read_corpus(
     return tokenize(islice(documents, min(limits)) if limits else documents, tokenizer, progress=progress)
 
 
-def _corpus(
-    recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, size: int, say: Say
-) -> TokenCorpus:
+def _corpus(recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, size: int, say: Say) -> TokenCorpus:
     from potstill.data import TokenCorpus
 
     kept = folder.path / "tokens"
@@ -124,9 +126,10 @@ def _corpus(
     say(f"reading {recipe.data.source if isinstance(recipe.data.source, str) else ', '.join(recipe.data.source)}")
     corpus = read_corpus(recipe.data, tokenizer)
     if corpus.num_tokens and int(corpus.ids.max()) >= size:
+        highest = int(corpus.ids.max())
         raise VocabularyError(
-            f"the text has token {int(corpus.ids.max())} ({tokenizer.decode([int(corpus.ids.max())])!r}), and teacher and student share only "
-            f"the first {size:,}: use a tokenizer without tokens of its own"
+            f"the text has token {highest} ({tokenizer.decode([highest])!r}), and teacher and student share only the first {size:,}: "
+            "use a tokenizer without tokens of its own"
         )
     corpus.save(kept)
     return TokenCorpus.load(kept)

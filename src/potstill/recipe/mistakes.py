@@ -74,7 +74,7 @@ def _line(details: ErrorDetails) -> str:
     context = details.get("ctx", {})
     match kind:
         case "extra_forbidden":
-            return f"{name}: no such setting; {_intention(path, table)}"
+            return f"{name}: no such setting (found {shown(found)}); {_intention(path, table)}"
         case "missing":
             return f"{name}: is missing, and a run needs it{_meaning(table, path[-1])}"
         case "mistake":
@@ -156,7 +156,9 @@ def _literals(table: type[BaseModel] | None, path: Sequence[str]) -> Iterator[ob
 def _intention(path: Sequence[str], table: type[BaseModel] | None) -> str:
     known = list(table.model_fields) if table is not None else []
     elsewhere = [place for place in _all_places(Recipe) if place.rpartition(".")[2] == path[-1] and "." in place]
-    if elsewhere and path[-1] != "kind":
+    if ".".join(path) in elsewhere:
+        return f"it belongs to another kind; this one has {', '.join(known)}"
+    if elsewhere:
         return f"did you mean `{elsewhere[0]}`?"
     if (close := did_you_mean(path[-1], known)) is not None:
         return f"did you mean `{close}`?"

@@ -1,59 +1,38 @@
-"""What a recipe can say: one frozen class a TOML table, each setting with its default, its range and its unit.
+"""What a recipe can say: one frozen class a TOML table, each setting with its default, range and unit; divergences and schedules are in kinds.py.
 
-This file imports pydantic and nothing of ours, so a recipe is refused before anything heavy is loaded.
+These two files import pydantic and nothing else, so a recipe is refused before anything heavy is loaded.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
-from pydantic_core import PydanticCustomError, ValidationError
+from pydantic import ConfigDict, Field, model_validator
+
+from potstill.recipe.kinds import (
+    CosineTable,
+    DivergenceTable,
+    ForwardKLTable,
+    ScheduleTable,
+    Share,
+    Table,
+    Text,
+    mistake,
+    needs,
+)
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
 
-
-class Table(BaseModel):
-    """One TOML table: unknown settings are refused, "3" is not 3, nothing changes afterwards."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        use_attribute_docstrings=True,
-        serialize_by_alias=True,
-    )
+Sources = Annotated[
+    Text | Annotated[tuple[Text, ...], Field(strict=False, min_length=1)],
+    needs('a text as "notes.jsonl", or a list of such texts'),
+]
 
 
-def _mistake(message: str) -> PydanticCustomError:
-    # The message goes through a format string: braces of the user's own must stay what they are.
-    return PydanticCustomError("mistake", "{message}", {"message": message})
-
-
-def _needs(what: str) -> WrapValidator:
-    """One message for a union, where pydantic would give one for each member."""
-
-    def validate(value: object, handler: ValidatorFunctionWrapHandler) -> object:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise _mistake(f"needs {what}") from error
-
-    return WrapValidator(validate)
-
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Text = Annotated[str, Field(min_length=1)]
 Layer = Annotated[int, Field(ge=0)]
 Layers = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)],
-    _needs("a number of layers (from 1), or a list of teacher layers as [0, 2, 4] (from 0)"),
-]
-Sources = Annotated[
-    Text | Annotated[tuple[Text, ...], Field(strict=False, min_length=1)],
-    _needs('a text as "notes.jsonl", or a list of such texts'),
+    needs("a number of layers (from 1), or a list of teacher layers as [0, 2, 4] (from 0)"),
 ]
 ConfigValue = Annotated[
     bool
@@ -62,17 +41,17 @@ ConfigValue = Annotated[
     | str
     | Annotated[tuple[int, ...], Field(strict=False)]
     | Annotated[tuple[str, ...], Field(strict=False)],
-    _needs("a number, a text, true or false, or a list of whole numbers or texts"),
+    needs("a number, a text, true or false, or a list of whole numbers or texts"),
 ]
 
 
 class TeacherTable(Table):
-    """Who marks the text."""
+    """The model that marks the text."""
 
     kind: Literal["live"] = "live"
     """live: a model on this machine, asked for every batch."""
     model: Text
-    """A local folder, a name on the Hugging Face hub, or a .gguf file."""
+    """A local folder, a name on the Hugging Face hub, a .gguf file, or "pocket": the small one that ships with potstill."""
 
 
 class CopiedStudent(Table):
@@ -95,7 +74,7 @@ class CopiedStudent(Table):
     @model_validator(mode="after")
     def _choose_once(self) -> CopiedStudent:
         if self.choose is not None and not isinstance(self.layers, int):
-            raise _mistake(
+            raise mistake(
                 f"`layers` lists the teacher layers already, and `choose` = {self.choose!r} would choose again: "
                 "give a number of layers, or leave `choose` out"
             )
@@ -157,88 +136,11 @@ class DataTable(Table):
     @model_validator(mode="after")
     def _leave_something(self) -> DataTable:
         if self.held_out + self.search >= 1:
-            raise _mistake(
+            raise mistake(
                 f"held_out + search must leave a share to learn from, found {self.held_out:g} + {self.search:g}: "
                 "make them less than 1 together"
             )
         return self
-
-
-class ForwardKLTable(Table):
-    """KL(teacher ‖ student): the student covers all the teacher does."""
-
-    kind: Literal["forward_kl"] = "forward_kl"
-    """forward_kl: KL(teacher ‖ student)."""
-
-
-class ReverseKLTable(Table):
-    """KL(student ‖ teacher): the student seeks the teacher's modes."""
-
-    kind: Literal["reverse_kl"]
-    """reverse_kl: KL(student ‖ teacher)."""
-
-
-class JensenShannonTable(Table):
-    """The generalised Jensen-Shannon divergence, scaled so that its ends are the two KLs."""
-
-    kind: Literal["jensen_shannon"]
-    """jensen_shannon: between forward (beta = 0) and reverse (beta = 1) KL."""
-    beta: Share = 0.5
-    """The teacher's share of the mixture both are compared with."""
-
-
-class SkewForwardKLTable(Table):
-    """KL(teacher ‖ a mixture of teacher and student)."""
-
-    kind: Literal["skew_forward_kl"]
-    """skew_forward_kl: forward KL with a bounded gradient."""
-    skew: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """The teacher's share of the mixture."""
-
-
-class SkewReverseKLTable(Table):
-    """KL(student ‖ a mixture of student and teacher)."""
-
-    kind: Literal["skew_reverse_kl"]
-    """skew_reverse_kl: reverse KL that stays finite where the teacher says never."""
-    skew: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """The student's share of the mixture."""
-
-
-class TotalVariationTable(Table):
-    """Half the sum of the differences of probability."""
-
-    kind: Literal["total_variation"]
-    """total_variation: ½ Σ |p - q|."""
-
-
-class AlphaBetaTable(Table):
-    """The alpha-beta divergence: alpha weighs the teacher's confident tokens, beta the student's."""
-
-    kind: Literal["alpha_beta"]
-    """alpha_beta: (1, 0) is forward KL, (0, 1) reverse KL."""
-    alpha: Annotated[float, Field(ge=0.0)] = 0.2
-    """Weight of the teacher's confident tokens."""
-    beta: Annotated[float, Field(ge=0.0)] = 0.7
-    """Weight of the student's confident tokens."""
-
-    @model_validator(mode="after")
-    def _not_both_zero(self) -> AlphaBetaTable:
-        if self.alpha + self.beta == 0:
-            raise _mistake("alpha and beta can't both be 0")
-        return self
-
-
-DivergenceTable = Annotated[
-    ForwardKLTable
-    | ReverseKLTable
-    | JensenShannonTable
-    | SkewForwardKLTable
-    | SkewReverseKLTable
-    | TotalVariationTable
-    | AlphaBetaTable,
-    Field(discriminator="kind"),
-]
 
 
 class LossTable(Table):
@@ -250,40 +152,6 @@ class LossTable(Table):
     """T, of both softmaxes; above 1 the teacher's unlikely tokens count for more."""
     alpha: Share = 1.0
     """Share of the soft labels: 1 = the teacher alone, 0 = the text alone."""
-
-
-class CosineTable(Table):
-    """Up, then down along half a cosine."""
-
-    kind: Literal["cosine"] = "cosine"
-    """cosine: down along half a cosine."""
-    warmup: Share = 0.05
-    """Share of the steps in which the learning rate rises."""
-    floor: Share = 0.0
-    """Where the learning rate ends, as a share of its peak."""
-
-
-class LinearTable(Table):
-    """Up, then straight down."""
-
-    kind: Literal["linear"]
-    """linear: straight down."""
-    warmup: Share = 0.05
-    """Share of the steps in which the learning rate rises."""
-    floor: Share = 0.0
-    """Where the learning rate ends, as a share of its peak."""
-
-
-class ConstantTable(Table):
-    """Up, then level."""
-
-    kind: Literal["constant"]
-    """constant: level."""
-    warmup: Share = 0.05
-    """Share of the steps in which the learning rate rises."""
-
-
-ScheduleTable = Annotated[CosineTable | LinearTable | ConstantTable, Field(discriminator="kind")]
 
 
 class TrainingTable(Table):
@@ -333,7 +201,7 @@ class TrainingTable(Table):
         given = [name for name in LENGTHS_OF_TRAINING if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(f"{name} = {getattr(self, name)}" for name in given) or "none of them"
-            raise _mistake(
+            raise mistake(
                 f"needs exactly one of `tokens`, `steps`, `epochs` to say how long to train, found {found}: "
                 + ("keep one" if given else "add, for example, `epochs = 1`")
             )
@@ -342,7 +210,7 @@ class TrainingTable(Table):
     @model_validator(mode="after")
     def _whole_rows(self) -> TrainingTable:
         if self.micro_rows is not None and self.micro_rows > self.rows:
-            raise _mistake(
+            raise mistake(
                 f"`micro_rows` are the sequences a forward pass, out of `rows` a step, found {self.micro_rows} of {self.rows}: "
                 "make it smaller or leave it out"
             )

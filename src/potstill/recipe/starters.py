@@ -9,20 +9,20 @@ from pathlib import Path
 from potstill.errors import RecipeError
 from potstill.recipe.mistakes import did_you_mean
 
-_ORDER = ("distill", "chat", "fresh", "distilgpt2")
+_ORDER = ("demo", "distill", "chat", "fresh", "distilgpt2")
 
 
 @dataclass(frozen=True)
 class StarterRecipe:
-    """A recipe to start from: its name, one line about it, and the TOML with comments that teach."""
+    """A recipe to start from: its name, one line that describes it, and the TOML with comments that teach."""
 
     name: str
-    about: str
+    description: str
     toml: str
 
 
 def starter_recipes() -> tuple[StarterRecipe, ...]:
-    """All of them, the plainest first."""
+    """All of them, the one that needs nothing first."""
     return tuple(_starter(name) for name in _ORDER)
 
 

@@ -1,0 +1,67 @@
+"""`potstill check RECIPE`: everything that can be known before anything is trained."""
+
+from __future__ import annotations
+
+from potstill.cli.options import RecipeArgument, SetOption
+
+_ENOUGH_DOCUMENTS = 200
+
+
+def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
+    """Decode a recipe, build its models without weights, read a little of its text; print sizes, memory and time. Trains nothing."""
+    import torch
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    from potstill.data import PackedBatches
+    from potstill.models import faster_dtype, load_shape, load_tokenizer, size_of
+    from potstill.recipe import build_shape, load_recipe, read_corpus, recipe_toml
+    from potstill.runs import estimate
+
+    decoded = load_recipe(recipe, sets=sets or [])
+    console = Console()
+    console.print(Syntax(recipe_toml(decoded), "toml", background_color="default"))
+    teacher = load_shape(decoded.teacher.model)
+    student = build_shape(decoded.student, teacher)
+    for name, model in (("teacher", teacher), ("student", student)):
+        size = size_of(model)
+        console.print(
+            f"{name}  {type(model).__name__}, {model.config.num_hidden_layers} layers of width {model.config.hidden_size}: "
+            f"{size.total / 1e6:,.2f} M parameters, {size.non_embedding / 1e6:,.2f} M of them not embeddings"
+        )
+    tokenizer = load_tokenizer(decoded.teacher.model)
+    corpus = read_corpus(decoded.data, tokenizer, most=_ENOUGH_DOCUMENTS)
+    training = decoded.training
+    report = PackedBatches(corpus, training.length, training.rows, training.seed, training.packing).report
+    more = " (more were not read)" if len(corpus) == _ENOUGH_DOCUMENTS else ""
+    console.print(
+        f"text     {report.documents:,} documents{more}: {report.tokens:,} tokens, {report.counted_tokens:,} learned from, "
+        f"{report.padding_share:.1%} padding, {report.samples_cut:,} samples cut to {training.length} tokens"
+    )
+    tokens = training.tokens
+    if training.steps is not None:
+        tokens = training.steps * training.rows * training.length
+    elif training.epochs is not None and not more:
+        tokens = round(training.epochs * report.rows * training.length)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = faster_dtype(device) if training.dtype == "auto" else getattr(torch, training.dtype)
+    micro_rows = training.micro_rows or training.rows
+    found = estimate(
+        teacher, student, tokens=tokens or 0, micro_rows=micro_rows, length=training.length, dtype=dtype, device=device
+    )
+    console.print(
+        "memory   about "
+        + ", ".join(f"{value / 2**30:.2f} GiB {name}" for name, value in found.memory.items())
+        + f": {sum(found.memory.values()) / 2**30:.1f} GiB"
+    )
+    if tokens is not None:
+        console.print(
+            f"time     about {_time(found.seconds_soft)} for {tokens:,} tokens with the teacher here"
+            + (f", and {_time(found.seconds_hard)} for the control" if decoded.evaluation.control else "")
+        )
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,89 @@
+"""Scores as a table on the terminal: values with their intervals, and what is better in words."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from potstill.runs import IN_WORDS, ModelScores, RunScores
+from potstill.types import Score
+
+_COLUMNS = {
+    "perplexity": ("perplexity", "{:.2f}"),
+    "accuracy": ("next token", "{:.1%}"),
+    "agreement": ("agrees", "{:.1%}"),
+    "kl_to_teacher": ("KL, nats", "{:.3f}"),
+}
+
+
+def print_scores(scores: RunScores, console: Console) -> None:
+    """The table, sizes and speeds, and what the comparison says."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in _COLUMNS:
+        table.add_column(_COLUMNS[name][0], justify="right", no_wrap=True)
+    for model in scores.models:
+        style = "bold green" if model.name == "distilled" and len(scores.models) > 2 else None
+        table.add_row(IN_WORDS[model.name], *(_cell(model, metric) for metric in _COLUMNS), style=style)
+    console.print()
+    console.print(table)
+    n = scores.models[0].scores["accuracy"].n
+    console.print(f"[dim]below each value its 95 % interval, from a bootstrap over {n} held-out documents[/dim]\n")
+    _print_sizes(scores, console)
+    for model in scores.models:
+        if model.name == "distilled" and model.kept:
+            kept = model.kept["accuracy"]
+            console.print(
+                f"keeps {kept.value:.1%} of the teacher's next-token accuracy  ({kept.low:.1%} to {kept.high:.1%})"
+            )
+    for model in scores.models:
+        if model.name.startswith("hard_labels"):
+            console.print(_verdict(model))
+
+
+def _cell(model: ModelScores, metric: str) -> str:
+    if metric not in model.scores or (model.name == "teacher" and metric in ("agreement", "kl_to_teacher")):
+        return "[dim]–[/dim]"
+    score, form = model.scores[metric], _COLUMNS[metric][1]
+    return f"{form.format(score.value)}\n[dim]{form.format(score.low)}–{form.format(score.high)}[/dim]"
+
+
+def _print_sizes(scores: RunScores, console: Console) -> None:
+    for name, size in scores.sizes.items():
+        speed = scores.speeds.get(name)
+        fast = (
+            f", reads {speed.prefill_tokens_per_second:,.0f} and writes {speed.decode_tokens_per_second:,.0f} tokens/s"
+            if speed
+            else ""
+        )
+        console.print(
+            f"{IN_WORDS[name]}: {size.total / 1e6:.2f} M parameters, {size.non_embedding / 1e6:.2f} M of them not embeddings{fast}"
+        )
+
+
+def _verdict(model: ModelScores) -> str:
+    perplexity, kl = (model.distilled_minus_this[metric] for metric in ("perplexity", "kl_to_teacher"))
+    return (
+        f"against {IN_WORDS[model.name]}: perplexity {perplexity.value:+.2f} ({_interval(perplexity)}), "
+        f"KL to the teacher {kl.value:+.3f} ({_interval(kl)}) — {_in_words(perplexity, kl)}"
+    )
+
+
+def _interval(score: Score) -> str:
+    return f"{score.low:+.3g} to {score.high:+.3g}"
+
+
+def _in_words(*differences: Score) -> str:
+    if all(difference.high < 0 for difference in differences):
+        return "[green]distilling is better in both[/green]"
+    if all(difference.low > 0 for difference in differences):
+        return "[red]distilling is worse in both[/red]"
+    return (
+        "[yellow]no clear answer in one of them[/yellow]"
+        if not _mixed(differences)
+        else "[yellow]better in one, worse in the other[/yellow]"
+    )
+
+
+def _mixed(differences: tuple[Score, ...]) -> bool:
+    return any(d.high < 0 for d in differences) and any(d.low > 0 for d in differences)

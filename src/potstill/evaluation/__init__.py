@@ -1,0 +1,28 @@
+"""How good is it, how sure are we?
+
+In: a model, a held-out `TokenCorpus`, perhaps a teacher. Out: a `Measurement`, sums a document, and from it `Score`s with
+intervals: of one model, of what a student keeps of its teacher, of the difference between two.
+
+    found = measure(student, held_out, length=512, teacher=teacher, size=teacher.num_tokens)
+    print(score(found, "perplexity"), retention(found, of_teacher, "accuracy"))
+
+measuring.py  one pass over the text: tokens, nats, hits, KL, agreements, calibration bins, a document
+scores.py     metrics, retention and differences, with a bootstrap over documents
+speed.py      prefill and decode tokens a second
+"""
+
+from potstill.evaluation.measuring import Measurement, measure
+from potstill.evaluation.scores import LOWER_IS_BETTER, METRICS, difference, retention, score
+from potstill.evaluation.speed import Speed, speed
+
+__all__ = [
+    "LOWER_IS_BETTER",
+    "METRICS",
+    "Measurement",
+    "Speed",
+    "difference",
+    "measure",
+    "retention",
+    "score",
+    "speed",
+]

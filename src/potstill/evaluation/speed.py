@@ -1,0 +1,49 @@
+"""How fast a model reads and writes, on this machine, now."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+_REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over repeats. Prefill: tokens read at once; decode: tokens written one after another, with the cache."""
+
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+
+
+def speed(model: PreTrainedModel, *, prompt_tokens: int = 128, new_tokens: int = 32, rows: int = 1) -> Speed:
+    """Time a prompt's forward pass and greedy steps after it, five times after a warm-up, in the model's own dtype."""
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    prompt = torch.randint(0, model.config.vocab_size, (rows, prompt_tokens), generator=generator).to(device)
+    was_training = model.training
+    model.eval()
+    read, written = [], []
+    with torch.no_grad():
+        for _ in range(_REPEATS + 1):
+            started = time.perf_counter()
+            out = model(prompt, use_cache=True, logits_to_keep=1)
+            token = out.logits[:, -1:].argmax(-1)
+            token.cpu()
+            middle = time.perf_counter()
+            cache = out.past_key_values
+            for _ in range(new_tokens):
+                out = model(token, past_key_values=cache, use_cache=True)
+                token = out.logits[:, -1:].argmax(-1)
+            token.cpu()
+            read.append(middle - started)
+            written.append(time.perf_counter() - middle)
+    model.train(was_training)
+    return Speed(
+        prefill_tokens_per_second=rows * prompt_tokens / statistics.median(read[1:]),
+        decode_tokens_per_second=rows * new_tokens / statistics.median(written[1:]),
+    )

@@ -1,0 +1,156 @@
+"""The choices of a recipe: one frozen class a `kind` of divergence and of schedule; and what all tables share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError, ValidationError
+
+
+class Table(BaseModel):
+    """One TOML table: unknown settings are refused, "3" is not 3, nothing changes afterwards."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,
+    )
+
+
+def mistake(message: str) -> PydanticCustomError:
+    """What a validator raises, in our own words."""
+    # The message goes through a format string: braces of the user's own must stay what they are.
+    return PydanticCustomError("mistake", "{message}", {"message": message})
+
+
+def needs(what: str) -> WrapValidator:
+    """One message for a union, where pydantic would give one for each member."""
+
+    def validate(value: object, handler: Callable[[object], object]) -> object:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise mistake(f"needs {what}") from error
+
+    return WrapValidator(validate)
+
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class ForwardKLTable(Table):
+    """KL(teacher ‖ student): the student covers all the teacher does."""
+
+    kind: Literal["forward_kl"] = "forward_kl"
+    """forward_kl: KL(teacher ‖ student)."""
+
+
+class ReverseKLTable(Table):
+    """KL(student ‖ teacher): the student seeks the teacher's modes."""
+
+    kind: Literal["reverse_kl"]
+    """reverse_kl: KL(student ‖ teacher)."""
+
+
+class JensenShannonTable(Table):
+    """The generalised Jensen-Shannon divergence, scaled so that its ends are the two KLs."""
+
+    kind: Literal["jensen_shannon"]
+    """jensen_shannon: between forward (beta = 0) and reverse (beta = 1) KL."""
+    beta: Share = 0.5
+    """The teacher's share of the mixture both are compared with."""
+
+
+class SkewForwardKLTable(Table):
+    """KL(teacher ‖ a mixture of teacher and student)."""
+
+    kind: Literal["skew_forward_kl"]
+    """skew_forward_kl: forward KL with a bounded gradient."""
+    skew: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """The teacher's share of the mixture."""
+
+
+class SkewReverseKLTable(Table):
+    """KL(student ‖ a mixture of student and teacher)."""
+
+    kind: Literal["skew_reverse_kl"]
+    """skew_reverse_kl: reverse KL that stays finite where the teacher says never."""
+    skew: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """The student's share of the mixture."""
+
+
+class TotalVariationTable(Table):
+    """Half the sum of the differences of probability."""
+
+    kind: Literal["total_variation"]
+    """total_variation: ½ Σ |p - q|."""
+
+
+class AlphaBetaTable(Table):
+    """The alpha-beta divergence: alpha weighs the teacher's confident tokens, beta the student's."""
+
+    kind: Literal["alpha_beta"]
+    """alpha_beta: (1, 0) is forward KL, (0, 1) reverse KL."""
+    alpha: Annotated[float, Field(ge=0.0)] = 0.2
+    """Weight of the teacher's confident tokens."""
+    beta: Annotated[float, Field(ge=0.0)] = 0.7
+    """Weight of the student's confident tokens."""
+
+    @model_validator(mode="after")
+    def _not_both_zero(self) -> AlphaBetaTable:
+        if self.alpha + self.beta == 0:
+            raise mistake("alpha and beta can't both be 0")
+        return self
+
+
+DivergenceTable = Annotated[
+    ForwardKLTable
+    | ReverseKLTable
+    | JensenShannonTable
+    | SkewForwardKLTable
+    | SkewReverseKLTable
+    | TotalVariationTable
+    | AlphaBetaTable,
+    Field(discriminator="kind"),
+]
+
+
+class CosineTable(Table):
+    """Up, then down along half a cosine."""
+
+    kind: Literal["cosine"] = "cosine"
+    """cosine: down along half a cosine."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    floor: Share = 0.0
+    """Where the learning rate ends, as a share of its peak."""
+
+
+class LinearTable(Table):
+    """Up, then straight down."""
+
+    kind: Literal["linear"]
+    """linear: straight down."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+    floor: Share = 0.0
+    """Where the learning rate ends, as a share of its peak."""
+
+
+class ConstantTable(Table):
+    """Up, then level."""
+
+    kind: Literal["constant"]
+    """constant: level."""
+    warmup: Share = 0.05
+    """Share of the steps in which the learning rate rises."""
+
+
+ScheduleTable = Annotated[CosineTable | LinearTable | ConstantTable, Field(discriminator="kind")]

@@ -1,0 +1,42 @@
+"""Numbers -> one page people would rather look at.
+
+In: a `Page`, which is text and numbers. Out: one HTML file with everything inside, in a light and a dark scheme.
+
+    page = Page(title="demo", lead="...", cards=[Card("accuracy kept", "97.4 %", "97.1 – 97.8")], tables=[...], curves=[...])
+    write_report(page, Path("report.html"))
+
+page.py    the nouns: Page, Card, Table, Chart, IntervalChart
+html.py    the page as HTML; page.css is its look
+charts.py  charts as SVG in the page's own colours (matplotlib)
+"""
+
+from potstill.reports.html import render, write_report
+from potstill.reports.page import (
+    Card,
+    Cell,
+    Chart,
+    Curve,
+    Interval,
+    IntervalChart,
+    Page,
+    Row,
+    Table,
+    number_cell,
+    share_cell,
+)
+
+__all__ = [
+    "Card",
+    "Cell",
+    "Chart",
+    "Curve",
+    "Interval",
+    "IntervalChart",
+    "Page",
+    "Row",
+    "Table",
+    "number_cell",
+    "render",
+    "share_cell",
+    "write_report",
+]

@@ -1,0 +1,209 @@
+"""The page of a distillation run: what the student keeps, what the teacher was worth, how it went, what it was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from potstill.reports.page import (
+    Card,
+    Cell,
+    Chart,
+    Curve,
+    Interval,
+    IntervalChart,
+    Page,
+    Row,
+    Table,
+    number_cell,
+    share_cell,
+)
+from potstill.runs import IN_WORDS, ModelScores, RunScores
+from potstill.types import Score
+
+_METRICS = (
+    ("perplexity", "perplexity", 2, False),
+    ("accuracy", "next token right", 1, True),
+    ("agreement", "agrees with teacher", 1, True),
+    ("kl_to_teacher", "KL to teacher, nats", 3, False),
+    ("bits_per_byte", "bits per byte", 3, False),
+    ("calibration_error", "calibration error", 3, False),
+)
+_STUDENT = "distilled"
+
+
+def distillation_page(
+    name: str,
+    scores: RunScores,
+    steps: Mapping[str, Sequence[Mapping[str, object]]],
+    recipe: str,
+    manifest: Mapping[str, object],
+) -> Page:
+    """The page for these scores. `steps` has the logged steps of each arm, `recipe` the resolved recipe as text."""
+    by_name = {model.name: model for model in scores.models}
+    documents = by_name["teacher"].scores["accuracy"].n
+    return Page(
+        title=name,
+        lead=_lead(by_name, scores),
+        cards=_cards(by_name, scores),
+        tables=(_score_table(scores, documents), _size_table(scores)),
+        curves=(*_interval_charts(scores), *_learning_curves(steps)),
+        notes=(
+            f"Every score is over the same {documents} held-out documents that no student learned from. Intervals are 95 %, from "
+            "2,000 bootstrap draws of documents; differences are paired, on the same draws.",
+            "The control learns from the same batches in the same order by cross-entropy on the text itself. "
+            "“Same time” is the control given as many seconds as the distilled student took: it asks no teacher, so it reads more.",
+        ),
+        settings=recipe,
+        environment=_environment(manifest),
+    )
+
+
+def _lead(models: Mapping[str, ModelScores], scores: RunScores) -> str:
+    kept = models[_STUDENT].kept["accuracy"]
+    share = scores.sizes[_STUDENT].non_embedding / scores.sizes["teacher"].non_embedding
+    lead = (
+        f"A student with {share:.0%} of its teacher's non-embedding parameters predicts the next token right "
+        f"{kept.value:.1%} as often as its teacher."
+    )
+    control = models.get("hard_labels")
+    if control is None:
+        return lead
+    perplexity = control.distilled_minus_this["perplexity"]
+    word = "lower" if perplexity.high < 0 else "higher" if perplexity.low > 0 else "not clearly different"
+    size = "" if word.startswith("not") else f" by {abs(perplexity.value):.2f}"
+    return f"{lead} Its held-out perplexity is {word}{size} than that of the same student trained on hard labels over the same tokens."
+
+
+def _cards(models: Mapping[str, ModelScores], scores: RunScores) -> tuple[Card, ...]:
+    kept = models[_STUDENT].kept["accuracy"]
+    teacher, student = scores.sizes["teacher"], scores.sizes[_STUDENT]
+    cards = [
+        Card("of the teacher's accuracy kept", f"{kept.value:.1%}", f"{kept.low:.1%} – {kept.high:.1%}"),
+        Card(
+            "parameters without embeddings",
+            f"{student.non_embedding / teacher.non_embedding:.0%}",
+            f"{_millions(student.non_embedding)} of {_millions(teacher.non_embedding)}",
+        ),
+        Card(
+            "agrees with the teacher",
+            f"{models[_STUDENT].scores['agreement'].value:.1%}",
+            f"hard labels: {models['hard_labels'].scores['agreement'].value:.1%}" if "hard_labels" in models else "",
+        ),
+    ]
+    if scores.speeds:
+        fast, slow = (scores.speeds[name].decode_tokens_per_second for name in (_STUDENT, "teacher"))
+        cards.append(Card("decoding speed", f"{fast / slow:.2f} ×", f"{fast:,.0f} against {slow:,.0f} tokens/s"))
+    return tuple(cards)
+
+
+def _score_table(scores: RunScores, documents: int) -> Table:
+    rows = [
+        Row(
+            IN_WORDS[model.name],
+            [_cell(model, metric, decimals, is_share) for metric, _, decimals, is_share in _METRICS],
+            is_highlighted=model.name == _STUDENT,
+        )
+        for model in scores.models
+    ]
+    return Table(
+        caption="On held-out text",
+        columns=[title for _, title, _, _ in _METRICS],
+        rows=rows,
+        names="model",
+        note=f"{documents} documents; 95 % intervals below the values",
+    )
+
+
+def _cell(model: ModelScores, metric: str, decimals: int, is_share: bool) -> Cell:
+    if model.name == "teacher" and metric in ("agreement", "kl_to_teacher"):
+        return Cell("–")
+    found: Score = model.scores[metric]
+    make = share_cell if is_share else number_cell
+    return make(found.value, found.low, found.high, decimals=decimals)
+
+
+def _size_table(scores: RunScores) -> Table:
+    rows = []
+    for name, size in scores.sizes.items():
+        speed = scores.speeds.get(name)
+        figures = [_millions(size.total), _millions(size.non_embedding), f"{size.bytes / 2**20:.1f} MiB"]
+        figures += (
+            [f"{speed.prefill_tokens_per_second:,.0f}", f"{speed.decode_tokens_per_second:,.0f}"]
+            if speed
+            else ["–", "–"]
+        )
+        rows.append(Row(IN_WORDS[name], [Cell(figure) for figure in figures], is_highlighted=name == _STUDENT))
+    return Table(
+        caption="Size and speed",
+        columns=["parameters", "not embeddings", "in memory", "prefill, tokens/s", "decode, tokens/s"],
+        rows=rows,
+        names="model",
+    )
+
+
+def _interval_charts(scores: RunScores) -> list[IntervalChart]:
+    charts = []
+    for metric, title, label, teacher_too in (
+        ("perplexity", "Perplexity on held-out text", "perplexity (lower is better)", True),
+        ("kl_to_teacher", "Distance to the teacher", "KL(teacher ‖ student), nats a token (lower is better)", False),
+    ):
+        intervals = [
+            Interval(
+                IN_WORDS[model.name],
+                model.scores[metric].value,
+                model.scores[metric].low,
+                model.scores[metric].high,
+                is_highlighted=model.name == _STUDENT,
+            )
+            for model in scores.models
+            if teacher_too or model.name != "teacher"
+        ]
+        charts.append(IntervalChart(title, label, intervals, decimals=2, is_logarithmic=metric == "perplexity"))
+    return charts
+
+
+def _learning_curves(steps: Mapping[str, Sequence[Mapping[str, object]]]) -> list[Chart]:
+    by_tokens, by_seconds = [], []
+    for name, logged in steps.items():
+        if not logged:
+            continue
+        nats = [_number(step["parts"]["hard"]) for step in logged]  # type: ignore[index]
+        tokens, seconds = _running([step["tokens"] for step in logged]), _running([step["seconds"] for step in logged])
+        is_highlighted = name == _STUDENT
+        by_tokens.append(Curve(IN_WORDS[name], tokens, nats, is_highlighted))
+        by_seconds.append(Curve(IN_WORDS[name], seconds, nats, is_highlighted))
+    note = "Cross-entropy on the training text for all of them, whatever they learn from."
+    return (
+        [
+            Chart("Learning, by tokens read", "tokens read", "nats a token", by_tokens, note),
+            Chart("Learning, by time", "seconds", "nats a token", by_seconds, note),
+        ]
+        if by_tokens
+        else []
+    )
+
+
+def _running(values: Sequence[object]) -> list[float]:
+    total, sums = 0.0, []
+    for value in values:
+        total += _number(value)
+        sums.append(total)
+    return sums
+
+
+def _number(value: object) -> float:
+    return float(str(value))
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.2f} M"
+
+
+def _environment(manifest: Mapping[str, object]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in manifest.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}: {inner}": str(found) for inner, found in value.items()}
+        else:
+            flat[name] = str(value)
+    return flat

@@ -1,0 +1,122 @@
+"""What a report is made of: plain text and numbers, no markup. Whatever a user wrote may stand in any of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure to be seen first: what it is, the figure, and a line below it (an interval, a comparison)."""
+
+    label: str
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place in a table: a figure, and its interval in small type."""
+
+    value: str
+    interval: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A named line of a table; the highlighted one is what the report is about."""
+
+    name: str
+    cells: Sequence[Cell]
+    is_highlighted: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures side by side. `columns` head the cells; `names` heads the rows' names; `note` stands below."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
+    names: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points joined in the order of x. Of many points, means over neighbours are drawn, with their range behind."""
+
+    label: str
+    x: Sequence[int | float]
+    y: Sequence[int | float]
+    is_highlighted: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over one pair of axes; units belong into the labels."""
+
+    title: str
+    x_label: str
+    y_label: str
+    curves: Sequence[Curve]
+    note: str = ""
+    is_logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A named value between its bounds."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    is_highlighted: bool = False
+
+
+@dataclass(frozen=True)
+class IntervalChart:
+    """Values compared, one below the other, with their intervals. `reference` names the one the others are held against."""
+
+    title: str
+    x_label: str
+    intervals: Sequence[Interval]
+    note: str = ""
+    reference: str | None = None
+    decimals: int = 3
+    is_logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report, in the order it is read.
+
+    settings      the resolved recipe as text, folded away
+    environment   versions and machine, folded away
+    """
+
+    title: str
+    lead: str
+    cards: Sequence[Card] = ()
+    tables: Sequence[Table] = ()
+    curves: Sequence[Chart | IntervalChart] = ()
+    notes: Sequence[str] = ()
+    settings: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def number_cell(value: float, low: float, high: float, *, decimals: int = 3) -> Cell:
+    """A number and its interval: 1,234.5 with 1,200.1 – 1,260.0 below it; a dash where there is no finite number."""
+    if not math.isfinite(value):
+        return Cell("–")
+    return Cell(f"{value:,.{decimals}f}", f"{low:,.{decimals}f} – {high:,.{decimals}f}")
+
+
+def share_cell(value: float, low: float, high: float, *, decimals: int = 1) -> Cell:
+    """A share as a percentage: 0.974 becomes 97.4 %."""
+    if not math.isfinite(value):
+        return Cell("–")
+    return Cell(f"{100 * value:.{decimals}f} %", f"{100 * low:.{decimals}f} – {100 * high:.{decimals}f}")

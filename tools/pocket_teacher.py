@@ -1,11 +1,12 @@
 """Train the pocket teacher that ships inside the package, from nothing, on the Python standard library's source.
 
-    .venv/bin/python tools/pocket_teacher.py train runs/pocket --minutes 105     (resumes where it was killed)
+    .venv/bin/python tools/pocket_teacher.py train runs/pocket --minutes 85     (resumes where it was killed)
     .venv/bin/python tools/pocket_teacher.py ship runs/pocket                    (held-out score, model card, files into the package)
 
 Its text is every .py file of the running interpreter's standard library, tests included, whose document hash says
 "train"; the held-out and search documents that `potstill demo` scores on are never seen. Plain pre-training: hard labels,
-AdamW for embeddings and norms, Muon for the matrices inside the blocks (Jordan et al. 2024), cosine decay.
+AdamW for embeddings and norms, Muon for the matrices inside the blocks (Jordan et al. 2024), cosine decay; in bf16 where that
+is faster on the machine at hand, otherwise in fp32.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from potstill.data.splits import split_of
 from potstill.data.standard_library import standard_library_files
+from potstill.models.precision import faster_dtype
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 VOCABULARY, CONTEXT = 4096, 512
@@ -71,8 +73,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         LlamaConfig(
             vocab_size=VOCABULARY,
             hidden_size=256,
-            intermediate_size=768,
-            num_hidden_layers=8,
+            intermediate_size=640,
+            num_hidden_layers=6,
             num_attention_heads=4,
             num_key_value_heads=2,
             max_position_embeddings=CONTEXT,
@@ -84,11 +86,47 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal by Newton-Schulz (Jordan et al. 2024), in the matrices' own dtype.
+
+    torch.optim.Muon does these matmuls in bf16 always, which on a CPU without it takes minutes a step.
+    """
+
+    def __init__(self, matrices: list[torch.nn.Parameter], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[torch.nn.Parameter]] = {}
+            for matrix in group["params"]:
+                by_shape.setdefault(matrix.shape, []).append(matrix)
+            for shape, matrices in by_shape.items():
+                updates = []
+                for matrix in matrices:
+                    average = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+                    average.lerp_(matrix.grad, 1 - group["momentum"])
+                    updates.append(matrix.grad.lerp(average, group["momentum"]))
+                rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+                for matrix, update in zip(matrices, orthogonal(torch.stack(updates)), strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+
+
+def orthogonal(updates: torch.Tensor) -> torch.Tensor:
+    """The nearest orthogonal matrix of each in [matrices, out, in], roughly: five quintic Newton-Schulz steps."""
+    x = updates if updates.shape[1] <= updates.shape[2] else updates.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x if updates.shape[1] <= updates.shape[2] else x.mT
+
+
 def optimizers_for(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers." in name]
     rest = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "layers." in name)]
     return [
-        torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.05, adjust_lr_fn="original"),
+        Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.05),
         torch.optim.AdamW(rest, lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     ]
 
@@ -104,6 +142,10 @@ def windows(stream: list[np.ndarray], epoch: int) -> np.ndarray:
     return cut[np.random.default_rng(epoch).permutation(rows)]
 
 
+def autocast() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=faster_dtype("cpu") == torch.bfloat16)
+
+
 def held_out_score(
     model: LlamaForCausalLM, stream: list[np.ndarray], rows: int | None = None
 ) -> tuple[float, float, int]:
@@ -113,7 +155,7 @@ def held_out_score(
         cuts = cuts[:: max(1, len(cuts) // rows)]
     loss = hits = count = 0.0
     model.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), autocast():
         for start in range(0, len(cuts), 16):
             batch = cuts[start : start + 16]
             width = max(map(len, batch))
@@ -171,7 +213,7 @@ def train(folder: Path, minutes: float, rows: int) -> None:
             cuts = windows(stream, state["epoch"])
         batch = torch.from_numpy(cuts[state["row"] : state["row"] + rows]).long()
         state["row"] += rows
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             hidden = forward(batch[:, :-1]).last_hidden_state
             logits = F.linear(hidden, model.lm_head.weight)
         loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
@@ -198,7 +240,11 @@ def train(folder: Path, minutes: float, rows: int) -> None:
     save(checkpoint, model, optimizers, state)
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "state.json").write_text(
-        json.dumps(state | {"rows": rows, "tokens_an_epoch": tokens_an_epoch, "documents": len(stream)})
+        json.dumps(
+            state
+            | {"precision": "bf16 autocast" if faster_dtype("cpu") == torch.bfloat16 else "fp32"}
+            | {"rows": rows, "tokens_an_epoch": tokens_an_epoch, "documents": len(stream)}
+        )
     )
 
 
@@ -224,7 +270,7 @@ tables in `encodings/`, without `pydoc_data/`, and without every file whose path
 (`potstill.data.splits`). The library is licensed under the PSF licence; no other text was used.
 
 **Training.** `tools/pocket_teacher.py` in the repository: {steps:,} steps of {rows} x {context} tokens ({seen:.1f} M tokens, {epochs:.1f} epochs),
-{minutes:.0f} minutes on {cores} CPU cores in bf16 autocast; Muon and AdamW, cosine decay, seed 0.
+{minutes:.0f} minutes on {cores} CPU cores in {precision}; Muon and AdamW, cosine decay, seed 0.
 
 **Held out** ({held_out_tokens:,} tokens of {held_out_documents} files it never saw, contexts of {context} that start cold, {date}):
 {nats:.4f} nats a token, perplexity {perplexity:.2f}, next-token accuracy {accuracy:.1%}. On the same number of its own training tokens:
@@ -261,6 +307,7 @@ def ship(folder: Path) -> None:
         seen=state["step"] * state["rows"] * CONTEXT / 1e6,
         epochs=state["step"] * state["rows"] * CONTEXT / state["tokens_an_epoch"],
         minutes=state["spent"] / 60,
+        precision=state["precision"],
         cores=torch.get_num_threads(),
         held_out_tokens=tokens,
         held_out_documents=len(texts),
@@ -288,8 +335,8 @@ if __name__ == "__main__":
     verbs = parser.add_subparsers(dest="verb", required=True)
     training = verbs.add_parser("train")
     training.add_argument("folder", type=Path)
-    training.add_argument("--minutes", type=float, default=105)
-    training.add_argument("--rows", type=int, default=16, help="sequences of 512 tokens a step")
+    training.add_argument("--minutes", type=float, default=85)
+    training.add_argument("--rows", type=int, default=8, help="sequences of 512 tokens a step")
     shipping = verbs.add_parser("ship")
     shipping.add_argument("folder", type=Path)
     arguments = parser.parse_args()

@@ -4,8 +4,7 @@ import pytest
 
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe, decode, load_recipe
-from potstill.recipe.kinds import ForwardKLTable, JensenShannonTable
-from potstill.recipe.schema import CopiedStudent
+from potstill.recipe.kinds import CopiedStudent, ForwardKLTable, JensenShannonTable
 
 MINIMAL = """
 [teacher]

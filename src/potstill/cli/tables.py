@@ -27,11 +27,11 @@ def print_scores(scores: RunScores, console: Console) -> None:
         table.add_row(IN_WORDS[model.name], *(_cell(model, metric) for metric in _COLUMNS), style=style)
     console.print()
     console.print(table)
-    n = scores.models[0].scores["accuracy"].n
+    n = next(model.scores["accuracy"].n for model in scores.models)
     console.print(f"[dim]below each value its 95 % interval, from a bootstrap over {n} held-out documents[/dim]\n")
     _print_sizes(scores, console)
     for model in scores.models:
-        if model.name == "distilled" and model.kept:
+        if model.name in ("distilled", "model") and model.kept:
             kept = model.kept["accuracy"]
             console.print(
                 f"keeps {kept.value:.1%} of the teacher's next-token accuracy  ({kept.low:.1%} to {kept.high:.1%})"

@@ -190,7 +190,7 @@ def _saved_dataset(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, o
         if split not in loaded:
             raise DataError(f"{path} has no split {split!r}, it has {', '.join(map(str, loaded))}: set data.split")
         loaded = loaded[split]
-    return ((f"{path}, row {number}", record) for number, record in enumerate(loaded, 1))
+    return ((f"{path}, row {number}", dict(record)) for number, record in enumerate(loaded, 1))  # type: ignore[arg-type]
 
 
 def _hub_dataset(name: str, split: str) -> Iterator[tuple[str, Mapping[str, object]]]:

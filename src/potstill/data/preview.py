@@ -25,7 +25,7 @@ def preview(
         text = Text(f"document {index}: {len(ids):,} tokens, {learned:,} learned\n", style="bold")
         for place, (token_id, weight) in enumerate(zip(ids[:tokens].tolist(), weights[:tokens].tolist(), strict=True)):
             style = _COUNTED[place % 2] if weight > 0 else _READ_ONLY
-            shown = tokenizer.decode([token_id])
+            shown = str(tokenizer.decode([token_id]))
             weighed = "" if weight in (0.0, 1.0) else f"×{weight:g}"
             text.append(shown.replace("\n", "⏎\n") + weighed, style=style)
         if len(ids) > tokens:

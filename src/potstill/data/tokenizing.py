@@ -18,6 +18,7 @@ from potstill.data.splits import Split, split_of
 from potstill.errors import DataError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _DOCUMENTS_AT_ONCE = 256
@@ -158,10 +159,11 @@ def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.uint16]:
     """
     vocabulary = tokenizer.get_vocab()
     special = set(tokenizer.all_special_ids)
-    decoder = str(tokenizer.backend_tokenizer.decoder)
-    is_byte_level = "ByteLevel" in decoder
+    # transformers declares this attribute only where it is missing; a fast tokenizer has it.
+    backend: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[assignment]
+    is_byte_level = "ByteLevel" in str(backend.decoder)
     sizes = np.zeros(max(vocabulary.values(), default=-1) + 1, dtype=np.uint16)
-    added = tokenizer.get_added_vocab()
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
     for token, token_id in vocabulary.items():
         if token_id in special:
             continue
@@ -203,7 +205,7 @@ def _encoded(
                 if len(ids) > 1 and ids[-1] == end:
                     weights[-1] = 1
                 else:
-                    ids, weights = np.append(ids, np.uint32(end)), np.append(weights, np.float32(1))
+                    ids, weights = np.append(ids, np.uint32(int(str(end)))), np.append(weights, np.float32(1))
             weights[:1] = 0
             yield ids, weights
 

@@ -5,24 +5,41 @@ intervals: of one model, of what a student keeps of its teacher, of the differen
 
     found = measure(student, held_out, length=512, teacher=teacher, size=teacher.num_tokens)
     print(score(found, "perplexity"), retention(found, of_teacher, "accuracy"))
+    print(score_table(compare({"teacher": of_teacher, "untouched": of_untouched, "distilled": found})))
 
-measuring.py  one pass over the text: tokens, nats, hits, KL, agreements, calibration bins, a document
-scores.py     metrics, retention and differences, with a bootstrap over documents
-speed.py      prefill and decode tokens a second
+measuring.py   one pass over the text: tokens, nats, hits, KL, agreements, calibration bins, a document
+scores.py      metrics, retention and differences, with a bootstrap over documents
+comparison.py  several models side by side: rows of scores, JSON, a Markdown table
+speed.py       prefill and decode tokens a second
 """
 
+from potstill.evaluation.comparison import (
+    ModelScores,
+    compare,
+    load_scores,
+    save_scores,
+    score_table,
+    scores_to_json,
+)
 from potstill.evaluation.measuring import Measurement, measure
-from potstill.evaluation.scores import LOWER_IS_BETTER, METRICS, difference, retention, score
+from potstill.evaluation.scores import LOWER_IS_BETTER, METRICS, NEEDS_TEACHER, difference, retention, score
 from potstill.evaluation.speed import Speed, speed
 
 __all__ = [
     "LOWER_IS_BETTER",
     "METRICS",
+    "NEEDS_TEACHER",
     "Measurement",
+    "ModelScores",
     "Speed",
+    "compare",
     "difference",
+    "load_scores",
     "measure",
     "retention",
+    "save_scores",
     "score",
+    "score_table",
+    "scores_to_json",
     "speed",
 ]

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
+from potstill.evaluation.measuring import evaluating
+from potstill.models import head_of
+from potstill.models.forward import device_of
+
 _REPEATS = 5
 
 
@@ -21,28 +25,26 @@ class Speed:
 
 
 def speed(model: PreTrainedModel, *, prompt_tokens: int = 128, new_tokens: int = 32, rows: int = 1) -> Speed:
-    """Time a prompt's forward pass and greedy steps after it, five times after a warm-up, in the model's own dtype."""
-    device = next(model.parameters()).device
+    """Time a prompt's forward pass and greedy steps after it, five times after a warm-up, in the model's own dtype.
+
+    `rows` prompts go side by side, and all their tokens count. The first new token comes out of the prefill and counts there.
+    """
     generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(0, model.config.vocab_size, (rows, prompt_tokens), generator=generator).to(device)
-    was_training = model.training
-    model.eval()
+    prompt = torch.randint(head_of(model).num_tokens, (rows, prompt_tokens), generator=generator).to(device_of(model))
     read, written = [], []
-    with torch.no_grad():
+    with evaluating(model):
         for _ in range(_REPEATS + 1):
             started = time.perf_counter()
             out = model(prompt, use_cache=True, logits_to_keep=1)
             token = out.logits[:, -1:].argmax(-1)
-            token.cpu()
+            token.cpu()  # waits for the device
             middle = time.perf_counter()
             cache = out.past_key_values
             for _ in range(new_tokens):
-                out = model(token, past_key_values=cache, use_cache=True)
-                token = out.logits[:, -1:].argmax(-1)
+                token = model(token, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
             token.cpu()
             read.append(middle - started)
             written.append(time.perf_counter() - middle)
-    model.train(was_training)
     return Speed(
         prefill_tokens_per_second=rows * prompt_tokens / statistics.median(read[1:]),
         decode_tokens_per_second=rows * new_tokens / statistics.median(written[1:]),

@@ -126,14 +126,16 @@ class _ChunkedLoss(torch.autograd.Function):
                 grad_weight[:size] += narrow_grad.T @ states
             if grad_bias is not None:
                 grad_bias[:size] += grad.sum(0)
-        ctx.save_for_backward(grad_rows, grad_weight, grad_bias)
+        ctx.save_for_backward(grad_rows, grad_weight, grad_bias)  # type: ignore[arg-type]  # None is kept as None
         ctx.mark_non_differentiable(parts)
         ctx.dtypes = (rows.dtype, weight.dtype, None if bias is None else bias.dtype)  # type: ignore[attr-defined]
         return total, parts
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
+    ) -> tuple[Tensor | None, ...]:
         gradients = [
             None if saved is None else (saved * grads[0].to(saved.dtype)).to(dtype)
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)  # type: ignore[attr-defined]

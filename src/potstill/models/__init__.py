@@ -15,13 +15,14 @@ that is the truth.
     checks.py     check_head, check_packing         ask the model, don't trust the config
     sizes.py      size_of -> Size                   parameters and bytes
     precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
+    precision.py  this_device, on_this_device       where this process computes
     save.py       save_model                        write beside, then rename
 """
 
 from potstill.models.checks import check_head, check_packing
 from potstill.models.forward import head_of, hidden_states
 from potstill.models.load import load_model, load_shape, load_tokenizer
-from potstill.models.precision import faster_dtype, matmul_speed
+from potstill.models.precision import faster_dtype, matmul_speed, on_this_device, this_device
 from potstill.models.save import save_model
 from potstill.models.sizes import Size, size_of
 
@@ -36,6 +37,8 @@ __all__ = [
     "load_shape",
     "load_tokenizer",
     "matmul_speed",
+    "on_this_device",
     "save_model",
     "size_of",
+    "this_device",
 ]

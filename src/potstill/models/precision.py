@@ -6,10 +6,22 @@ import time
 from functools import cache
 
 import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel
 
 # bf16 has 8 bits of mantissa: it has to pay for what it loses.
 _WORTHWHILE = 1.3
 _ROWS, _WIDTH, _WIDE = 256, 512, 1536
+
+
+def this_device() -> torch.device:
+    """Where this process computes: the device Accelerate gives it, with one process or many."""
+    return torch.device(PartialState().device or "cpu")
+
+
+def on_this_device(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, moved there."""
+    return model.to(this_device())  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
 
 
 def faster_dtype(device: torch.device | str) -> torch.dtype:
@@ -37,7 +49,7 @@ def _seconds(device: torch.device, dtype: torch.dtype) -> float:
     inputs = torch.full((_ROWS, _WIDTH), 0.5, device=device, dtype=dtype)
     best, stop = float("inf"), time.perf_counter() + 0.025
     is_warm = False
-    while not is_warm or time.perf_counter() < stop:
+    while best == float("inf") or time.perf_counter() < stop:
         start = time.perf_counter()
         cast = weight.to(dtype)
         outputs = inputs @ cast.T

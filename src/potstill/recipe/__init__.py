@@ -7,7 +7,7 @@ Every mistake in a recipe is one RecipeError: the file, the place, what was foun
 imports pydantic and nothing heavier; `build` imports the rooms when it is called.
 
 schema.py    what a recipe can say: a frozen class a table, defaults, ranges, units
-kinds.py     the choices of divergence and schedule
+kinds.py     the choices: of student, divergence, schedule
 decode.py    the file and `--set`; refuses what can't be meant
 mistakes.py  why a recipe was rejected, in sentences
 toml.py      the resolved recipe as TOML, and the JSON schema
@@ -35,8 +35,8 @@ __all__ = [
     "build_settings",
     "build_shape",
     "build_student",
-    "demo_recipe",
     "decode",
+    "demo_recipe",
     "json_schema",
     "load_recipe",
     "num_steps",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from potstill.recipe.kinds import ConstantTable, CosineTable, LinearTable
-from potstill.recipe.schema import CopiedStudent, FreshStudent, LossTable, ModelStudent, TrainingTable
+from potstill.recipe.kinds import ConstantTable, CopiedStudent, CosineTable, FreshStudent, LinearTable, ModelStudent
+from potstill.recipe.schema import LossTable, TrainingTable
 
 if TYPE_CHECKING:
     import torch

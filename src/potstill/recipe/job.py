@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from potstill.errors import RecipeError, VocabularyError
 from potstill.recipe.build import build_measure, build_settings, build_student, num_steps
-from potstill.recipe.schema import DataTable, ModelStudent, Recipe
+from potstill.recipe.kinds import ModelStudent
+from potstill.recipe.schema import DataTable, Recipe
 from potstill.recipe.toml import recipe_toml
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from potstill.data import TokenCorpus
+    from potstill.data import PackedBatches, TokenCorpus
     from potstill.runs import Job, RunFolder
 
 Say = Callable[[str], None]
@@ -35,20 +36,19 @@ class BuiltJob:
 
 def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
-    from potstill.data import PackedBatches
-    from potstill.models import check_head, check_packing, faster_dtype, load_model, load_tokenizer, size_of
-    from potstill.runs import Job, RunFolder, fingerprint_of_model, fingerprint_of_tokenizer, held_out_sample
+    from potstill.models import faster_dtype, size_of
+    from potstill.runs import (
+        Job,
+        RunFolder,
+        check_trackers,
+        fingerprint_of_model,
+        fingerprint_of_tokenizer,
+        held_out_sample,
+    )
     from potstill.teachers import LiveTeacher
 
-    say(f"loading {recipe.teacher.model}")
-    tokenizer, model = load_tokenizer(recipe.teacher.model), load_model(recipe.teacher.model)
-    student = build_student(recipe.student, model)
-    size, tokenizer = _shared(recipe, tokenizer, model, student)
-    for checked in (model, student):
-        _check_context(recipe, checked)
-        check_head(checked)
-        if recipe.training.packing:
-            check_packing(checked)
+    check_trackers(recipe.training.trackers)
+    model, student, tokenizer, size = _checked_models(recipe, say)
     identity = {
         "teacher": fingerprint_of_model(model),
         "student": fingerprint_of_model(student),
@@ -56,18 +56,8 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         "text": _fingerprint_of_text(recipe.data),
     }
     folder = RunFolder.open(out, recipe_toml(recipe), identity)
-    corpus = _corpus(recipe, folder, tokenizer, size, say)
+    batches, held_out = _text(recipe, _corpus(recipe, folder, tokenizer, size, say))
     training = recipe.training
-    shares = {"held_out": recipe.data.held_out, "search": recipe.data.search}
-    held_out = corpus.part("held_out", **shares)
-    if len(held_out) == 0:
-        raise RecipeError(
-            f"data.held_out = {recipe.data.held_out:g} of {len(corpus)} documents holds none of them out, so nothing could be measured: "
-            "raise it, or give more documents"
-        )
-    batches = PackedBatches(
-        corpus.part("train", **shares), training.length, training.rows, training.seed, training.packing
-    )
     dtype = _dtype(recipe, folder, faster_dtype)
     steps = num_steps(
         training,
@@ -87,6 +77,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         same_time=recipe.evaluation.control_same_time,
         untouched=recipe.evaluation.untouched,
         speed=recipe.evaluation.speed,
+        trackers=training.trackers,
     )
     facts = {
         **identity,
@@ -99,6 +90,40 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         "shared_vocabulary": size,
     }
     return BuiltJob(job, folder, facts)
+
+
+def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase, int]:
+    """(teacher, untouched student, the student's tokenizer, size of the vocabulary both share)."""
+    from potstill.models import check_head, check_packing, load_model, load_tokenizer
+
+    say(f"loading {recipe.teacher.model}")
+    tokenizer, model = load_tokenizer(recipe.teacher.model), load_model(recipe.teacher.model)
+    student = build_student(recipe.student, model)
+    size, tokenizer = _shared(recipe, tokenizer, model, student)
+    for checked in (model, student):
+        _check_context(recipe, checked)
+        check_head(checked)
+        if recipe.training.packing:
+            check_packing(checked)
+    return model, student, tokenizer, size
+
+
+def _text(recipe: Recipe, corpus: TokenCorpus) -> tuple[PackedBatches, TokenCorpus]:
+    """(what is learned from, in batches; what is held out). RecipeError when either part is empty."""
+    from potstill.data import PackedBatches
+
+    training = recipe.training
+    shares = {"held_out": recipe.data.held_out, "search": recipe.data.search}
+    learned, held_out = (corpus.part(split, **shares) for split in ("train", "held_out"))
+    for part, what, advice in (
+        (learned, "leaves none to learn from", "lower it"),
+        (held_out, "holds none of them out, so nothing could be measured", "raise it"),
+    ):
+        if len(part) == 0:
+            raise RecipeError(
+                f"data.held_out = {recipe.data.held_out:g} of {len(corpus)} documents {what}: {advice}, or give more documents"
+            )
+    return PackedBatches(learned, training.length, training.rows, training.seed, training.packing), held_out
 
 
 def read_corpus(
@@ -158,15 +183,16 @@ def _check_context(recipe: Recipe, model: PreTrainedModel) -> None:
         )
 
 
-def _dtype(recipe: Recipe, folder: RunFolder, faster_dtype: Callable[[str], torch.dtype]) -> torch.dtype:
+def _dtype(recipe: Recipe, folder: RunFolder, faster_dtype: Callable[[torch.device], torch.dtype]) -> torch.dtype:
     """Measured once a run: a resumed run goes on in what it began with."""
     import torch
-    from accelerate import PartialState
+
+    from potstill.models import this_device
 
     if recipe.training.dtype != "auto":
         return getattr(torch, recipe.training.dtype)
     if not (folder.path / "dtype.json").exists():
-        folder.write_json("dtype.json", {"dtype": str(faster_dtype(PartialState().device)).removeprefix("torch.")})
+        folder.write_json("dtype.json", {"dtype": str(faster_dtype(this_device())).removeprefix("torch.")})
     return getattr(torch, str(folder.read_json("dtype.json")["dtype"]))
 
 

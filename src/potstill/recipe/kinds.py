@@ -1,4 +1,4 @@
-"""The choices of a recipe: one frozen class a `kind` of divergence and of schedule; and what all tables share."""
+"""The choices of a recipe: one frozen class a `kind` of student, divergence and schedule; and what all tables share."""
 
 from __future__ import annotations
 
@@ -43,6 +43,70 @@ def needs(what: str) -> WrapValidator:
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Text = Annotated[str, Field(min_length=1)]
+Layer = Annotated[int, Field(ge=0)]
+Layers = Annotated[
+    Annotated[int, Field(ge=1)] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)],
+    needs("a number of layers (from 1), or a list of teacher layers as [0, 2, 4] (from 0)"),
+]
+ConfigValue = Annotated[
+    bool
+    | int
+    | float
+    | str
+    | Annotated[tuple[int, ...], Field(strict=False)]
+    | Annotated[tuple[str, ...], Field(strict=False)],
+    needs("a number, a text, true or false, or a list of whole numbers or texts"),
+]
+
+
+class CopiedStudent(Table):
+    """The student begins as some of its teacher's layers and everything that is not a layer."""
+
+    kind: Literal["copy_layers"]
+    """copy_layers: begin as some of the teacher's layers."""
+    layers: Layers
+    """How many layers, or which of the teacher's, counted from 0, in the student's order."""
+    choose: Literal["even", "first_last"] | None = None
+    """Which layers when `layers` is a number: at even distances (the default), or from both ends."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_evenly(cls, table: object) -> object:
+        if isinstance(table, dict) and isinstance(table.get("layers"), int):
+            return {"choose": "even", **table}
+        return table
+
+    @model_validator(mode="after")
+    def _choose_once(self) -> CopiedStudent:
+        if self.choose is not None and not isinstance(self.layers, int):
+            raise mistake(
+                f"`layers` lists the teacher layers already, and `choose` = {self.choose!r} would choose again: "
+                "give a number of layers, or leave `choose` out"
+            )
+        return self
+
+
+class ModelStudent(Table):
+    """The student is a model that exists."""
+
+    kind: Literal["model"]
+    """model: begin as a model that exists."""
+    model: Text
+    """A local folder, a name on the Hugging Face hub, or a .gguf file; of the teacher's vocabulary."""
+
+
+class FreshStudent(Table):
+    """The student has the teacher's architecture, in a smaller shape, with random weights."""
+
+    kind: Literal["fresh"]
+    """fresh: begin with random weights in another shape."""
+    changes: dict[str, ConfigValue] = Field(min_length=1)
+    """What differs from the teacher's configuration, in the names of its config.json."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the random weights."""
+
+
+StudentTable = Annotated[CopiedStudent | ModelStudent | FreshStudent, Field(discriminator="kind")]
 
 
 class ForwardKLTable(Table):

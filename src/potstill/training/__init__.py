@@ -12,6 +12,7 @@ checkpoint.py  everything a killed run needs to go on bit for bit: weights, opti
 checks.py      before step 0: student = teacher gives zero, and what share of the gradient each term has
 """
 
+from potstill.training.checkpoint import newest_step
 from potstill.training.checks import SelfCheck, self_check
 from potstill.training.loop import Batches, Step, TrainingSettings, train
 from potstill.training.schedule import Constant, Cosine, Linear, Schedule
@@ -25,6 +26,7 @@ __all__ = [
     "SelfCheck",
     "Step",
     "TrainingSettings",
+    "newest_step",
     "self_check",
     "train",
 ]

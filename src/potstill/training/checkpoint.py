@@ -51,6 +51,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return whole[-1] if whole else None
 
 
+def newest_step(folder: Path) -> int:
+    """How many steps a run that goes on from this folder has done already."""
+    newest = newest_checkpoint(folder)
+    return 0 if newest is None else int(newest.name.removeprefix("step-"))
+
+
 def load_checkpoint_(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Put the saved state into student, optimizer and the random generators; the number of steps done."""
     try:

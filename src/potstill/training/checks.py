@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.losses import SoftLabelLoss, gradient_shares, linear_loss
@@ -27,7 +28,7 @@ class SelfCheck:
 
 
 def self_check(
-    student: torch.nn.Module, teacher: Teacher | None, batch: Batch, measure: SoftLabelLoss, *, dtype: torch.dtype
+    student: PreTrainedModel, teacher: Teacher | None, batch: Batch, measure: SoftLabelLoss, *, dtype: torch.dtype
 ) -> SelfCheck:
     """Run the loss once on a small batch without learning; ModelError when student = teacher doesn't give zero.
 

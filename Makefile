@@ -1,0 +1,51 @@
+# What a newcomer types (demo, test) and what a maintainer types (check, format). Keep it to what GNU make 3.81 knows: macOS has that.
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check lint types floors format clean FORCE
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## .venv in the project root (PYTHON=/path/to/python3.12 says which Python)
+	@:
+
+demo: setup ## distil the pocket teacher that ships with the package, offline, in about three minutes
+	@$(BIN)/potstill demo
+
+test: setup ## the fast tests
+	@$(BIN)/pytest --durations=10
+
+test-slow: setup ## the tests that take minutes
+	@$(BIN)/pytest --durations=10 -m slow
+
+check: lint types floors test ## everything that must hold before a commit
+
+lint: setup ## formatting and ruff's rules
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+types: setup ## pyright
+	@$(BIN)/pyright
+
+floors: setup ## a room imports only from the floors below it
+	@$(BIN)/lint-imports
+
+format: setup ## put formatting and imports in order
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+clean: ## remove .venv, .tools, caches and built packages; runs/ stays
+	rm -rf .venv .tools dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests tools -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): uv.lock pyproject.toml tools/setup.sh
+	@PYTHON="$(PYTHON)" sh tools/setup.sh
+	@touch $@
+
+# Asked for by name, another Python may mean another .venv.
+ifeq ($(origin PYTHON),command line)
+$(READY): FORCE
+endif

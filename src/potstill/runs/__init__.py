@@ -1,0 +1,56 @@
+"""A whole run in one folder: teacher, untouched student, distilled student, controls, scores.
+
+In: a `Job`, objects all of them, and a `RunFolder`. Out: events as things happen, `Finished` the last of them. What is in the
+folder already is not done again, so a killed run goes on where it was.
+
+    folder = RunFolder.open(Path("runs/notes"), recipe_text, identity)
+    for event in distil(job, folder):
+        match event:
+            case ArmStep(arm, step):
+                print(arm.name, step.index, step.loss)
+            case Finished(measurements, sizes, speeds):
+                print(scores_of(measurements, sizes, speeds))
+
+job.py           Job, Arm: what is to be trained and measured
+distillation.py  distil: arms trained, models measured, in the order a person wants to see them
+folder.py        RunFolder: what lies where, written whole or not at all, of one run alone
+scores.py        RunScores: the models side by side, with sizes and speeds; score_model for `potstill evaluate`
+fingerprints.py  what a run is of, and the manifest: versions, machine
+held_out.py      which held-out text is scored: many documents rather than long ones
+estimate.py      memory and time beforehand
+tracking.py      steps to tensorboard, wandb or trackio, through Accelerate
+"""
+
+from potstill.evaluation import ModelScores
+from potstill.runs.distillation import ArmStep, Event, Finished, Measured, Stage, distil
+from potstill.runs.estimate import Estimate, estimate
+from potstill.runs.fingerprints import fingerprint_of_model, fingerprint_of_tokenizer, manifest
+from potstill.runs.folder import RunFolder
+from potstill.runs.held_out import held_out_sample
+from potstill.runs.job import Arm, Job
+from potstill.runs.scores import IN_WORDS, RunScores, score_model, scores_of
+from potstill.runs.tracking import check_trackers
+
+__all__ = [
+    "IN_WORDS",
+    "Arm",
+    "ArmStep",
+    "Estimate",
+    "Event",
+    "Finished",
+    "Job",
+    "Measured",
+    "ModelScores",
+    "RunFolder",
+    "RunScores",
+    "Stage",
+    "check_trackers",
+    "distil",
+    "estimate",
+    "fingerprint_of_model",
+    "fingerprint_of_tokenizer",
+    "held_out_sample",
+    "manifest",
+    "score_model",
+    "scores_of",
+]

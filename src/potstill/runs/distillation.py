@@ -1,0 +1,159 @@
+"""A job from beginning to end: models measured, arms trained, in the order a person wants to see them.
+
+Everything done is in the folder before the next thing begins, and is taken from there the next time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+
+from accelerate import PartialState
+from transformers import PreTrainedModel
+
+from potstill.evaluation import Measurement, Speed, measure, speed
+from potstill.losses import HARD_LABELS
+from potstill.models import Size, load_model, on_this_device, save_model, size_of
+from potstill.runs.folder import STUDENT, RunFolder, line_of
+from potstill.runs.job import Arm, Job
+from potstill.runs.tracking import tracking
+from potstill.teachers import LiveTeacher
+from potstill.training import Step, newest_step, train
+
+_SPEEDS = "speeds.json"
+_SAME_TIME = "same_time.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Something that takes a while begins."""
+
+    what: str
+
+
+@dataclass(frozen=True)
+class ArmStep:
+    """An arm has done an optimizer step."""
+
+    arm: Arm
+    step: Step
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model has been measured."""
+
+    name: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All is done: measurements by model, sizes and speeds of teacher and distilled student."""
+
+    measurements: Mapping[str, Measurement]
+    sizes: Mapping[str, Size]
+    speeds: Mapping[str, Speed]
+
+
+Event = Stage | ArmStep | Measured | Finished
+
+
+def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
+    """Train the distilled student and its controls, measure all of them, and end with `Finished`.
+
+    What the folder holds already is not done again. Raises what training, measuring and writing raise; nothing that was
+    finished is lost by it.
+    """
+    on_this_device(job.teacher.model)
+    found: dict[str, Measurement] = {}
+
+    def measured(name: str, model: Callable[[], PreTrainedModel]) -> Iterator[Event]:
+        kept = folder.measurement(name)
+        if kept is None:
+            yield Stage(f"measuring: {name.replace('_', ' ')}")
+            kept = _measure(job, model(), teacher=None if name == "teacher" else job.teacher)
+            if PartialState().is_main_process:
+                folder.keep_measurement(name, kept)
+        found[name] = kept
+        yield Measured(name, kept)
+
+    yield from measured("teacher", lambda: job.teacher.model)
+    if job.untouched:
+        yield from measured("untouched", job.new_student)
+    with tracking(job.trackers, folder.path) as log:
+        for arm in _arms(job, folder):
+            if folder.measurement(arm.name) is None:
+                for step in _train(job, arm, folder):
+                    log(arm, step)
+                    yield ArmStep(arm, step)
+            yield from measured(arm.name, lambda arm=arm: _student(folder, arm))
+            folder.forget_checkpoints(arm.name)
+    student = on_this_device(load_model(folder.of_arm(STUDENT) / "student"))
+    sizes = {"teacher": size_of(job.teacher.model), STUDENT: size_of(student)}
+    if job.speed and not (folder.path / _SPEEDS).exists():
+        yield Stage("timing teacher and student")
+        timed = {"teacher": speed(job.teacher.model), STUDENT: speed(student)}
+        folder.write_json(_SPEEDS, {name: asdict(value) for name, value in timed.items()})
+    yield Finished(found, sizes, _speeds(folder) if job.speed else {})
+
+
+def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
+    """One after another: the length of the last is known when the others are trained."""
+    steps = job.settings.steps
+    yield Arm(STUDENT, job.measure, steps)
+    if job.control:
+        yield Arm("hard_labels", HARD_LABELS, steps)
+    if job.control and job.same_time:
+        if not (folder.path / _SAME_TIME).exists():
+            soft, hard = (_seconds_a_step(folder, name) for name in (STUDENT, "hard_labels"))
+            folder.write_json(_SAME_TIME, {"steps": max(1, round(steps * soft / hard)), "seconds": steps * soft})
+        yield Arm("hard_labels_same_time", HARD_LABELS, int(str(folder.read_json(_SAME_TIME)["steps"])))
+
+
+def _seconds_a_step(folder: RunFolder, name: str) -> float:
+    # The first steps of a process warm up caches and allocators. The median is deaf to them, and to pauses of the machine.
+    seconds = sorted(float(str(step["seconds"])) for step in folder.steps(name))
+    return max(seconds[len(seconds) // 2], 1e-9) if seconds else 1.0
+
+
+def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
+    """Train an arm from where it is, and save its student."""
+    if _is_trained(folder, arm):
+        return
+    checkpoints = folder.of_arm(arm.name) / "checkpoints"
+    student = job.new_student()
+    settings = replace(job.settings, steps=arm.steps)
+    with folder.logging_steps(arm.name, newest_step(checkpoints)) as log:
+        for step in train(student, job.teacher, job.batches, arm.measure, settings, folder=checkpoints):
+            if PartialState().is_main_process:
+                log.write(line_of(step))
+                log.flush()
+            yield step
+    if PartialState().is_main_process:
+        save_model(student, job.tokenizer, folder.of_arm(arm.name) / "student")
+    PartialState().wait_for_everyone()
+
+
+def _is_trained(folder: RunFolder, arm: Arm) -> bool:
+    return (folder.of_arm(arm.name) / "student" / "config.json").exists()
+
+
+def _student(folder: RunFolder, arm: Arm) -> PreTrainedModel:
+    return load_model(folder.of_arm(arm.name) / "student")
+
+
+def _measure(job: Job, model: PreTrainedModel, *, teacher: LiveTeacher | None) -> Measurement:
+    return measure(
+        on_this_device(model),
+        job.held_out,
+        length=job.length,
+        teacher=teacher,
+        size=job.teacher.num_tokens,
+        dtype=job.settings.dtype,
+    )
+
+
+def _speeds(folder: RunFolder) -> dict[str, Speed]:
+    saved = folder.read_json(_SPEEDS)
+    return {name: Speed(**figures) for name, figures in saved.items() if isinstance(figures, dict)}

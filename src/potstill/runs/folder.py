@@ -1,0 +1,194 @@
+"""The folder of one run: what lies where, written whole or not at all.
+
+recipe.toml  identity.json                 what the run is of: another recipe, model or text is refused
+manifest.json                              versions, machine, facts about text and models
+tokens/                                    the tokenised text
+steps.jsonl  checkpoints/  student/        of the distilled student
+controls/NAME/                             the same of each control
+measurements/NAME.npz                      what each model did on each held-out document
+scores.json  report.html                   the result
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from accelerate import PartialState
+
+from potstill.errors import RunDirectoryError
+from potstill.evaluation import Measurement
+from potstill.training import Step
+
+_RECIPE, _IDENTITY, _LOCK = "recipe.toml", "identity.json", ".lock"
+# Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
+_LOCKS: dict[Path, IO[str]] = {}
+STUDENT = "distilled"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder at `path`, which belongs to one run."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path, recipe: str, identity: Mapping[str, str]) -> RunFolder:
+        """Begin the folder, or take up the one begun for the same recipe text and the same fingerprints.
+
+        Raises RunDirectoryError where the folder holds something else, belongs to another run, is being written by another
+        process, or can't be written.
+        """
+        folder = cls(path)
+        with _explained(path):
+            if path.exists() and not path.is_dir():
+                raise RunDirectoryError(f"{path} is a file: choose another folder for this run (--out)")
+            if not (path / _RECIPE).exists() and folder._holds_something():
+                raise RunDirectoryError(
+                    f"{path} holds something that is not a potstill run ({folder._first_name()}): choose another folder (--out)"
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            if PartialState().is_main_process:
+                folder._lock()
+            if (path / _RECIPE).exists():
+                folder._check_is_ours(recipe, identity)
+            elif PartialState().is_main_process:
+                folder.write_json(_IDENTITY, dict(identity))
+                folder._write(_RECIPE, recipe)
+        return folder
+
+    def of_arm(self, name: str) -> Path:
+        """Where the arm's steps, checkpoints and student lie: the run's own folder for the distilled student."""
+        return self.path if name == STUDENT else self.path / "controls" / name
+
+    def write_json(self, name: str, content: Mapping[str, object]) -> None:
+        """Write a file of the run; RunDirectoryError when it can't be written."""
+        self._write(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def read_json(self, name: str) -> dict[str, object]:
+        """A file of the run; RunDirectoryError when it can't be read."""
+        try:
+            return json.loads((self.path / name).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"{self.path / name} can't be read ({error}): delete it and run again") from error
+
+    def steps(self, name: str) -> list[dict[str, object]]:
+        """The logged steps of an arm, in order; empty for what was not trained. A line cut off by a kill is left out."""
+        path = self.of_arm(name) / "steps.jsonl"
+        found = []
+        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
+
+    @contextmanager
+    def logging_steps(self, name: str, done: int) -> Iterator[IO[str]]:
+        """The arm's steps.jsonl, open for more, without steps beyond the `done` ones that a kill threw away."""
+        kept = [step for step in self.steps(name) if int(str(step["index"])) <= done]
+        path = self.of_arm(name)
+        with _explained(path):
+            path.mkdir(parents=True, exist_ok=True)
+            self._write(str((path / "steps.jsonl").relative_to(self.path)), "".join(f"{json.dumps(s)}\n" for s in kept))
+            with (path / "steps.jsonl").open("a", encoding="utf-8") as file:
+                yield file
+
+    def measurement(self, name: str) -> Measurement | None:
+        """What is known of this model; None when it was not measured yet."""
+        path = self._measured(name)
+        return Measurement.load(path) if path.exists() else None
+
+    def keep_measurement(self, name: str, found: Measurement) -> None:
+        """Write it down."""
+        with _explained(self.path):
+            self._measured(name).parent.mkdir(exist_ok=True)
+        found.save(self._measured(name))
+
+    def forget_checkpoints(self, name: str) -> None:
+        """Delete what an arm would have gone on from: its student is saved."""
+        shutil.rmtree(self.of_arm(name) / "checkpoints", ignore_errors=True)
+
+    def _measured(self, name: str) -> Path:
+        return self.path / "measurements" / f"{name}.npz"
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.path / name
+        part = path.with_name(f".{path.name}.part-{os.getpid()}")
+        with _explained(path):
+            try:
+                part.write_text(text, "utf-8")
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+
+    def _holds_something(self) -> bool:
+        return self._first_name() is not None
+
+    def _first_name(self) -> str | None:
+        names = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
+        return next((name for name in names if name not in (_IDENTITY, _LOCK)), None)
+
+    def _lock(self) -> None:
+        where = self.path.resolve()
+        if where in _LOCKS:
+            return
+        file = (self.path / _LOCK).open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise RunDirectoryError(
+                f"another process is writing the run in {self.path}: wait for it, or choose another folder (--out)"
+            ) from error
+        _LOCKS[where] = file
+
+    def _check_is_ours(self, recipe: str, identity: Mapping[str, str]) -> None:
+        theirs = (self.path / _RECIPE).read_text("utf-8")
+        if theirs != recipe:
+            was, now = _first_difference(theirs, recipe)
+            raise RunDirectoryError(
+                f"{self.path} belongs to another run: its recipe says `{was}`, this one `{now}`. Give this run a folder of its own "
+                "(--out), or delete that one"
+            )
+        found = self.read_json(_IDENTITY)
+        for what, fingerprint in identity.items():
+            if found.get(what) != fingerprint:
+                raise RunDirectoryError(
+                    f"{self.path} was begun with another {what} of the same name (it has changed since): give this run a folder of "
+                    "its own (--out), or delete that one"
+                )
+
+
+def _first_difference(theirs: str, ours: str) -> tuple[str, str]:
+    was, now = theirs.splitlines(), ours.splitlines()
+    for old, new in zip(was, now, strict=False):
+        if old != new:
+            return old, new
+    return "\n".join(was[len(now) :])[:80] or "nothing more", "\n".join(now[len(was) :])[:80] or "nothing more"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """An OSError in words. Ours are OSErrors too, and say it already."""
+    try:
+        yield
+    except RunDirectoryError:
+        raise
+    except OSError as error:
+        raise RunDirectoryError(
+            f"can't write {path}: {error.strerror or error}. Free some space or choose another folder (--out), then start again: it goes "
+            "on from what is there"
+        ) from error
+
+
+def line_of(step: Step) -> str:
+    """A step as a line of steps.jsonl."""
+    return json.dumps(asdict(step)) + "\n"

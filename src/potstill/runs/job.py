@@ -1,0 +1,52 @@
+"""What a run is to do, as objects: nothing here knows recipes or the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from potstill.data import PackedBatches, TokenCorpus
+from potstill.losses import SoftLabelLoss
+from potstill.teachers import LiveTeacher
+from potstill.training import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Job:
+    """A distillation with its controls.
+
+    new_student  the untouched student, the same each time
+    batches      what all arms learn from, in this order
+    held_out     what all models are scored on
+    length       context in tokens, of training and scoring
+    control      also train on hard labels over the same tokens
+    same_time    also train on hard labels for as many seconds as the distilled student took; needs the control
+    untouched    also score the student as it was
+    speed        also time teacher and student
+    trackers     where steps are logged besides the folder
+    """
+
+    teacher: LiveTeacher
+    tokenizer: PreTrainedTokenizerBase
+    new_student: Callable[[], PreTrainedModel]
+    batches: PackedBatches
+    held_out: TokenCorpus
+    measure: SoftLabelLoss
+    settings: TrainingSettings
+    length: int
+    control: bool = True
+    same_time: bool = False
+    untouched: bool = True
+    speed: bool = True
+    trackers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One student of a run: its name in the folder, what it learns by, for how many steps."""
+
+    name: str
+    measure: SoftLabelLoss
+    steps: int

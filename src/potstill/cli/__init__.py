@@ -6,6 +6,7 @@ app.py       the verbs put together, and what a failure looks like
 demo.py distill.py check.py preview.py evaluate.py recipes.py   one verb each
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
+console.py   where a person reads
 watching.py  what a person sees while it runs
 tables.py    scores on the terminal
 """

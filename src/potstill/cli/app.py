@@ -25,17 +25,23 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"potstill {version('potstill')}")
+        raise typer.Exit
+    return asked
+
+
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Turn a large language model into the smallest student that still does the job."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(f"potstill {version_of('potstill')}")
-        raise typer.Exit
 
 
 def _answering(verb: Callable[..., None]) -> Callable[..., None]:

@@ -10,16 +10,16 @@ _ENOUGH_DOCUMENTS = 200
 def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
     """Decode a recipe, build its models without weights, read a little of its text; print sizes, memory and time. Trains nothing."""
     import torch
-    from rich.console import Console
     from rich.syntax import Syntax
 
+    from potstill.cli.console import new_console
     from potstill.data import PackedBatches
     from potstill.models import faster_dtype, load_shape, load_tokenizer, size_of
     from potstill.recipe import build_shape, load_recipe, read_corpus, recipe_toml
     from potstill.runs import estimate
 
     decoded = load_recipe(recipe, sets=sets or [])
-    console = Console()
+    console = new_console()
     console.print(Syntax(recipe_toml(decoded), "toml", background_color="default"))
     teacher = load_shape(decoded.teacher.model)
     student = build_shape(decoded.student, teacher)

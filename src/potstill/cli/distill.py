@@ -9,10 +9,10 @@ from potstill.cli.options import OutOption, RecipeArgument, SetOption
 
 def distill(recipe: RecipeArgument, out: OutOption = None, sets: SetOption = None) -> None:
     """Distil a student as the RECIPE says, beside its controls; the same command again goes on after a kill."""
-    from rich.console import Console
 
+    from potstill.cli.console import new_console
     from potstill.cli.running import run_recipe
     from potstill.recipe import load_recipe
 
     decoded = load_recipe(recipe, sets=sets or [])
-    run_recipe(decoded, out or Path("runs") / decoded.name, Console())
+    run_recipe(decoded, out or Path("runs") / decoded.name, new_console())

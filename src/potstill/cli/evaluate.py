@@ -29,14 +29,13 @@ def evaluate(
     """Score a model on text: accuracy, perplexity, bits per byte, calibration, speed; beside a teacher, what it keeps."""
     import json
 
-    from rich.console import Console
-
+    from potstill.cli.console import new_console
     from potstill.cli.tables import print_scores
     from potstill.data import read_documents, tokenize
     from potstill.models import load_tokenizer
     from potstill.runs import score_model
 
-    console = Console()
+    console = new_console()
     tokenizer = load_tokenizer(model)
     corpus = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer)
     if held_out < 1:

@@ -16,8 +16,8 @@ def preview(
     tokens: Annotated[int, typer.Option(help="At most so many tokens of each.", min=1)] = 200,
 ) -> None:
     """Show what will be learned: learned tokens on green and cyan in turn, tokens that are only read dim."""
-    from rich.console import Console
 
+    from potstill.cli.console import new_console
     from potstill.data import check_learnable
     from potstill.data import preview as coloured
     from potstill.models import load_tokenizer
@@ -26,7 +26,7 @@ def preview(
     decoded = load_recipe(recipe, sets=sets or [])
     tokenizer = load_tokenizer(decoded.teacher.model)
     corpus = read_corpus(decoded.data, tokenizer, most=documents)
-    console = Console()
+    console = new_console()
     for text in coloured(corpus, tokenizer, documents=documents, tokens=tokens):
         console.print(text)
         console.print()

@@ -18,15 +18,15 @@ def recipes(
     """List the starter recipes, or write one to begin from."""
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
+    from potstill.cli.console import new_console
     from potstill.recipe import json_schema, starter_recipes, write_starter
 
     if schema:
         typer.echo(json.dumps(json_schema(), indent=2))
         return
-    console = Console()
+    console = new_console()
     if name is not None:
         path = out or Path(f"{name}.toml")
         write_starter(name, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -34,7 +33,7 @@ class Watching:
         self._last_line = 0.0
         self._speed = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Watching:
         self._progress.start()
         return self
 

@@ -6,6 +6,7 @@ share a row doesn't matter: they don't see each other) and the rows are shuffled
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,7 +19,6 @@ from potstill.data.tokenizing import TokenCorpus, check_learnable
 from potstill.errors import DataError
 from potstill.types import Batch
 
-_OPEN_ROWS = 64
 _PADDING = -1
 
 
@@ -122,24 +122,28 @@ class PackedBatches:
         sizes = self.windows.sizes[order]
         if not self.pack:
             return np.arange(len(order) + 1), order
-        full = order[sizes == self.length]
+        # Best fit, longest first: each window goes where it leaves the least room (Johnson 1973: within 11/9 of the best).
         rows: list[list[int]] = []
-        open_rows: list[tuple[int, int]] = []  # (room left, row)
-        for window, size in zip(order[sizes < self.length], sizes[sizes < self.length], strict=True):
-            place = next((i for i, (room, _) in enumerate(open_rows) if room >= size), None)
-            if place is None:
-                open_rows.append((self.length - int(size), len(rows)))
-                rows.append([int(window)])
-                if len(open_rows) > _OPEN_ROWS:
-                    open_rows.remove(min(open_rows))
-                continue
-            room, row = open_rows[place]
-            rows[row].append(int(window))
-            open_rows[place] = (room - int(size), row)
-            if room == size:
-                open_rows.pop(place)
-        counts = np.concatenate([np.ones(len(full), np.int64), [len(row) for row in rows]]).astype(np.int64)
-        members = np.concatenate([full, [window for row in rows for window in row]]).astype(np.int64)
+        rooms: list[int] = []  # the different rooms that are left somewhere, ascending
+        rows_with: dict[int, list[int]] = {}
+        longest_first = np.argsort(-sizes, kind="stable")
+        for window, size in zip(order[longest_first].tolist(), sizes[longest_first].tolist(), strict=True):
+            place = bisect_left(rooms, size)
+            if place < len(rooms):
+                room = rooms[place]
+                row = rows_with[room].pop()
+                if not rows_with[room]:
+                    del rows_with[room], rooms[place]
+            else:
+                room, row = self.length, len(rows)
+                rows.append([])
+            rows[row].append(window)
+            if left := room - size:
+                if left not in rows_with:
+                    insort(rooms, left)
+                rows_with.setdefault(left, []).append(row)
+        counts = np.array([len(row) for row in rows], dtype=np.int64)
+        members = np.array([window for row in rows for window in row], dtype=np.int64)
         return np.concatenate([[0], np.cumsum(counts)]), members
 
     def _row(self, number: int) -> NDArray[np.int64]:

@@ -5,9 +5,10 @@ In: a `Page`, which is text and numbers. Out: one HTML file with everything insi
     page = Page(title="demo", lead="...", cards=[Card("accuracy kept", "97.4 %", "97.1 – 97.8")], tables=[...], curves=[...])
     write_report(page, Path("report.html"))
 
-page.py    the nouns: Page, Card, Table, Chart, IntervalChart
-html.py    the page as HTML; page.css is its look
-charts.py  charts as SVG in the page's own colours (matplotlib)
+page.py          the nouns: Page, Card, Table, Chart, IntervalChart
+distillation.py  the page of a distillation run: from its scores and steps to a Page
+html.py          the page as HTML; page.css is its look
+charts.py        charts as SVG in the page's own colours (matplotlib)
 """
 
 from potstill.reports.html import render, write_report

@@ -16,6 +16,7 @@ from potstill.losses import HARD_LABELS
 from potstill.models import Size, load_model, on_this_device, save_model, size_of
 from potstill.runs.folder import STUDENT, RunFolder, line_of
 from potstill.runs.job import Arm, Job
+from potstill.runs.scores import IN_WORDS
 from potstill.runs.tracking import tracking
 from potstill.teachers import LiveTeacher
 from potstill.training import Step, newest_step, train
@@ -71,7 +72,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
     def measured(name: str, model: Callable[[], PreTrainedModel]) -> Iterator[Event]:
         kept = folder.measurement(name)
         if kept is None:
-            yield Stage(f"measuring: {name.replace('_', ' ')}")
+            yield Stage(f"measuring: {IN_WORDS[name]}")
             kept = _measure(job, model(), teacher=None if name == "teacher" else job.teacher)
             if PartialState().is_main_process:
                 folder.keep_measurement(name, kept)

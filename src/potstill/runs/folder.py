@@ -50,14 +50,15 @@ class RunFolder:
         with _explained(path):
             if path.exists() and not path.is_dir():
                 raise RunDirectoryError(f"{path} is a file: choose another folder for this run (--out)")
-            if not (path / _RECIPE).exists() and folder._holds_something():
+            is_begun = (path / _RECIPE).exists() and (path / _IDENTITY).exists()
+            if not is_begun and (stranger := folder._first_name()) is not None:
                 raise RunDirectoryError(
-                    f"{path} holds something that is not a potstill run ({folder._first_name()}): choose another folder (--out)"
+                    f"{path} holds something that is not a potstill run ({stranger}): choose another folder (--out)"
                 )
             path.mkdir(parents=True, exist_ok=True)
             if PartialState().is_main_process:
                 folder._lock()
-            if (path / _RECIPE).exists():
+            if is_begun:
                 folder._check_is_ours(recipe, identity)
             elif PartialState().is_main_process:
                 folder.write_json(_IDENTITY, dict(identity))
@@ -128,9 +129,6 @@ class RunFolder:
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
-
-    def _holds_something(self) -> bool:
-        return self._first_name() is not None
 
     def _first_name(self) -> str | None:
         names = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []

@@ -29,7 +29,7 @@ def tracking(names: Sequence[str], folder: Path) -> Iterator[Callable[[Arm, Step
         yield lambda arm, step: None
         return
     accelerator = Accelerator(log_with=list(names), project_dir=folder)
-    accelerator.init_trackers(folder.name)
+    accelerator.init_trackers("potstill")
 
     def log(arm: Arm, step: Step) -> None:
         figures = {

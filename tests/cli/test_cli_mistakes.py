@@ -1,0 +1,166 @@
+"""Bad input: one message for a person, exit code 2, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from commands import Workshop
+from tiny_job import tiny_llama
+from tiny_models import byte_tokenizer
+
+from potstill import models
+
+
+def write(workshop: Workshop, name: str, content: str | bytes) -> None:
+    data = content if isinstance(content, bytes) else content.encode()
+    (workshop.path / name).write_bytes(data)
+
+
+def recipe(workshop: Workshop, old: str, new: str) -> None:
+    text = (workshop.path / "recipe.toml").read_text()
+    assert old in text
+    (workshop.path / "recipe.toml").write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rows = 4", "row = 4", "did you mean `rows`"),
+        ("rows = 4", 'rows = "4"', "training.rows"),
+        ("steps = 4", "", "needs exactly one of `tokens`, `steps`, `epochs`"),
+        ('"copy_layers"', '"copy_layer"', 'did you mean "copy_layers"'),
+        ("layers = 2", "layers = 9", "9 layers can't be copied from a teacher of 4"),
+        ("length = 24", "length = 4096", "longer than the context of LlamaForCausalLM (64 tokens)"),
+        ('"text.jsonl"', '"txt.jsonl"', "did you mean text.jsonl"),
+        ('"teacher"', '"nowhere/teacher/"', "nowhere/teacher"),
+        ("held_out = 0.3", "held_out = 0.0001", "holds none of them out"),
+        ("held_out = 0.3", "held_out = 0.999\nsearch = 0.0", "none to learn from"),
+        ("[training]", "[training", "recipe.toml, line 13"),
+    ],
+)
+def test_a_recipe_that_can_not_work(old, new, said, workshop):
+    recipe(workshop, old, new)
+    assert said in workshop.refused("distill", "recipe.toml").replace("\n", " ")
+    assert not (workshop.path / "runs" / "recipe" / "student").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"text": "a"}\n{"text": \n', "text.jsonl, line 2 is not JSON"),
+        ('{"txt": "a"}\n', "did you mean 'txt' for text"),
+        ("", "holds no text"),
+        (b'{"text": "\xff"}\n', "is not UTF-8"),
+    ],
+)
+def test_text_that_can_not_be_read(content, said, workshop):
+    write(workshop, "text.jsonl", content)
+    if "completion" in str(
+        content
+    ):  # an end mark is all there is to learn: not a mistake for the reader, but for the split
+        assert workshop.run("distill", "recipe.toml").exit_code in (0, 2)
+        return
+    assert said in workshop.refused("distill", "recipe.toml")
+
+
+def test_a_chat_without_an_answer_has_nothing_to_learn(workshop):
+    tokenizer = byte_tokenizer(chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    tokenizer.save_pretrained(workshop.path / "teacher")
+    write(workshop, "text.jsonl", '{"messages": [{"role": "user", "content": "hello"}]}\n' * 9)
+    assert "none of the" in workshop.refused("preview", "recipe.toml")
+
+
+def test_samples_longer_than_the_context_are_counted_aloud(workshop):
+    line = '{{"prompt": "{0}?", "completion": "{1}"}}\n'
+    write(workshop, "text.jsonl", "".join(line.format(n, "answer " * 9) for n in range(30)))
+    result = workshop.run("distill", "recipe.toml")
+    assert result.exit_code == 0, result.output
+    assert "samples are longer than 24 tokens" in result.output.replace("\n", " ")
+
+
+def test_vocabularies_that_differ_are_refused_with_the_first_difference(workshop):
+    other = byte_tokenizer()
+    vocabulary = other.backend_tokenizer.to_str().replace('"a":64', '"SWAP":64').replace('"b":65', '"a":65')
+    assert vocabulary != other.backend_tokenizer.to_str()
+    tiny_llama(1).save_pretrained(workshop.path / "student")
+    other.save_pretrained(workshop.path / "student")
+    (workshop.path / "student" / "tokenizer.json").write_text(vocabulary.replace('"SWAP":64', '"b":64'))
+    recipe(workshop, 'kind = "copy_layers"\nlayers = 2', 'kind = "model"\nmodel = "student"')
+    assert "differ first at id 64 ('a' / 'b')" in workshop.refused("distill", "recipe.toml")
+
+
+def test_a_teacher_with_nan_is_refused_before_anything_is_trained(workshop):
+    teacher = tiny_llama()
+    teacher.lm_head.weight.data[5] = float("nan")
+    teacher.save_pretrained(workshop.path / "teacher")
+    assert "NaN or infinite logits" in workshop.refused("distill", "recipe.toml")
+
+
+def test_the_folder_of_another_run_is_left_alone(workshop):
+    assert workshop.run("distill", "recipe.toml", "-o", "run").exit_code == 0
+    before = (workshop.path / "run" / "scores.json").read_bytes()
+    said = workshop.refused("distill", "recipe.toml", "-o", "run", "--set", "training.learning_rate=0.5")
+    assert "belongs to another run: its recipe says `learning_rate = 0.001`, this one `learning_rate = 0.5`" in said
+    assert (workshop.path / "run" / "scores.json").read_bytes() == before
+    assert "not a potstill run" in workshop.refused("distill", "recipe.toml", "-o", ".")
+
+
+def test_a_full_disk_says_so_and_the_same_command_goes_on(workshop, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("potstill.training.checkpoint.save_file", full)
+        said = workshop.refused("distill", "recipe.toml")
+    assert "No space left on device" in said
+    assert "start the same command again" in said
+    assert (workshop.path / "runs" / "recipe" / "measurements" / "untouched.npz").exists()
+    assert workshop.run("distill", "recipe.toml").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_advised_on(failure, workshop, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("potstill.training.loop.hidden_states", fail)
+    said = workshop.refused("distill", "recipe.toml")
+    assert "training.micro_rows = 1" in said
+    assert "gradient_checkpointing" in said
+
+
+def test_a_defect_of_ours_keeps_its_traceback(workshop, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(models, "load_tokenizer", broken)
+    result = workshop.run("preview", "recipe.toml")
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_an_interruption_says_that_the_rest_is_kept(workshop, monkeypatch):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("potstill.training.loop.hidden_states", stop)
+    result = workshop.run("distill", "recipe.toml")
+    assert result.exit_code == 130
+    assert "the same command goes on from there" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["missing.toml", "recipe.tml"])
+def test_a_recipe_that_is_not_there(name, workshop):
+    said = workshop.refused("distill", Path(name))
+    assert f"there is no recipe {name}" in said
+    assert "recipe.toml" in said

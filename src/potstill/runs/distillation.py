@@ -18,7 +18,7 @@ from potstill.runs.folder import STUDENT, RunFolder, line_of
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS
 from potstill.runs.tracking import tracking
-from potstill.teachers import LiveTeacher
+from potstill.teachers import RememberingTeacher
 from potstill.training import Step, newest_step, train
 
 _SPEEDS = "speeds.json"
@@ -68,12 +68,13 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
     """
     on_this_device(job.teacher.model)
     found: dict[str, Measurement] = {}
+    beside = RememberingTeacher(job.teacher)
 
     def measured(name: str, model: Callable[[], PreTrainedModel]) -> Iterator[Event]:
         kept = folder.measurement(name)
         if kept is None:
             yield Stage(f"measuring: {IN_WORDS[name]}")
-            kept = _measure(job, model(), teacher=None if name == "teacher" else job.teacher)
+            kept = _measure(job, model(), teacher=None if name == "teacher" else beside)
             if PartialState().is_main_process:
                 folder.keep_measurement(name, kept)
         found[name] = kept
@@ -144,7 +145,7 @@ def _student(folder: RunFolder, arm: Arm) -> PreTrainedModel:
     return load_model(folder.of_arm(arm.name) / "student")
 
 
-def _measure(job: Job, model: PreTrainedModel, *, teacher: LiveTeacher | None) -> Measurement:
+def _measure(job: Job, model: PreTrainedModel, *, teacher: RememberingTeacher | None) -> Measurement:
     return measure(
         on_this_device(model),
         job.held_out,

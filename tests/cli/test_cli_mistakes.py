@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Workshop
+from safetensors import SafetensorError
 from tiny_job import tiny_llama
 from tiny_models import byte_tokenizer
 
@@ -108,9 +109,16 @@ def test_the_folder_of_another_run_is_left_alone(workshop):
     assert "not a potstill run" in workshop.refused("distill", "recipe.toml", "-o", ".")
 
 
-def test_a_full_disk_says_so_and_the_same_command_goes_on(workshop, monkeypatch):
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_says_so_and_the_same_command_goes_on(failure, workshop, monkeypatch):
     def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise failure
 
     with monkeypatch.context() as patched:
         patched.setattr("potstill.training.checkpoint.save_file", full)
@@ -164,3 +172,49 @@ def test_a_recipe_that_is_not_there(name, workshop):
     said = workshop.refused("distill", Path(name))
     assert f"there is no recipe {name}" in said
     assert "recipe.toml" in said
+
+
+def test_a_mended_text_or_recipe_is_taken_up_in_the_same_folder(workshop):
+    good = (workshop.path / "text.jsonl").read_text()
+    write(workshop, "text.jsonl", good + '{"text": \n')
+    assert "is not JSON" in workshop.refused("distill", "recipe.toml")
+    write(workshop, "text.jsonl", good)
+    assert "holds none of them out" in workshop.refused("distill", "recipe.toml", "-s", "data.held_out=0.0001")
+    assert workshop.run("distill", "recipe.toml").exit_code == 0
+
+
+def test_a_run_inside_its_own_text_is_refused(workshop):
+    (workshop.path / "notes").mkdir()
+    write(workshop, "notes/a.txt", "hello")
+    said = workshop.refused("distill", "recipe.toml", "-s", "data.source=notes", "-o", "notes/run")
+    assert "lies inside the text" in said
+
+
+def test_evaluate_says_at_once_what_it_can_not_do(workshop):
+    words = ["evaluate", "teacher", "-d", "text.jsonl"]
+    assert "no folder missing" in workshop.refused(*words, "-o", "missing/scores.json")
+    assert "longer than the context of LlamaForCausalLM (64 tokens)" in workshop.refused(*words, "--length", "512")
+    assert "raise --held-out" in workshop.refused(*words, "--length", "24", "--held-out", "0.0")
+
+
+def test_brackets_in_names_are_no_markup(workshop):
+    (workshop.path / "notes[").mkdir()
+    (workshop.path / "text.jsonl").rename(workshop.path / "notes[" / "b].jsonl")
+    result = workshop.run("distill", "recipe.toml", "-s", 'data.source="notes[/b].jsonl"', "-o", "run[x]")
+    assert result.exit_code == 0, result.output
+    assert "notes[/b].jsonl" in result.output
+    assert "run[x]/student" in result.output
+
+
+@pytest.mark.parametrize("verb", ["check", "distill"])
+def test_check_refuses_what_distill_refuses(verb, workshop):
+    assert "longer than the context" in workshop.refused(verb, "recipe.toml", "-s", "training.length=4096")
+    trackers = 'training.trackers=["wandb"]'
+    assert "needs the package 'wandb'" in workshop.refused(verb, "recipe.toml", "-s", trackers)
+
+
+def test_check_knows_every_kind_of_student(workshop):
+    fresh = 'student={kind="fresh", changes={num_hidden_layers=1}}'
+    assert workshop.run("check", "recipe.toml", "-s", fresh).exit_code == 0
+    existing = 'student={kind="model", model="teacher"}'
+    assert workshop.run("check", "recipe.toml", "-s", existing).exit_code == 0

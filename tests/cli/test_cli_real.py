@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from commands import Workshop
+from safetensors.torch import load_file
 
 from potstill.evaluation import load_scores
 
@@ -77,3 +80,41 @@ def test_smollm2_learns_from_its_whole_self(tmp_path: Path):
     assert untouched["perplexity"].high < 0
     assert untouched["kl_to_teacher"].high < 0
     assert control["kl_to_teacher"].high < 0
+
+
+@pytest.mark.slow
+def test_two_processes_leave_what_one_does(workshop: Workshop):
+    """`accelerate launch` on the CPU: one writer, whole logs, the student of one process up to rounding."""
+    words = ["distill", "recipe.toml", "--set", "training.rows=5"]
+    run(*words, "-o", "one", folder=workshop.path)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "potstill"]
+    done = subprocess.run(
+        [*launch, *words, "-o", "two"],
+        cwd=workshop.path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("report ") == 1
+    for log in ("steps.jsonl", "controls/hard_labels/steps.jsonl"):
+        one, two = (
+            [json.loads(line) for line in (workshop.path / name / log).read_text().splitlines()]
+            for name in ("one", "two")
+        )
+        assert [step["index"] for step in two] == [1, 2, 3, 4]
+        assert [step["loss"] for step in two] == pytest.approx([step["loss"] for step in one], rel=1e-4)
+    one, two = (load_file(workshop.path / name / "student" / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)

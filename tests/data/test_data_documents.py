@@ -153,3 +153,31 @@ def test_the_standard_library_is_there():
     assert len(found) > 300
     assert {"argparse.py", "json/decoder.py"} <= {document.key for document in found}
     assert not any(document.key.startswith(("test/", "encodings/", "site-packages/")) for document in found)
+
+
+def test_lines_without_a_blank_one_between_are_cut_too(tmp_path):
+    (tmp_path / "log.txt").write_text("".join(f"line {n} of a log\n" for n in range(5000)), "utf-8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "log.txt").write_text((tmp_path / "log.txt").read_text("utf-8"), "utf-8")
+    found = texts(tmp_path / "log.txt")
+    assert len(found) > 4
+    assert "".join(found) == (tmp_path / "log.txt").read_text("utf-8")
+    assert texts(tmp_path / "folder") == found
+
+
+def test_half_a_surrogate_pair_is_named_with_its_line(tmp_path):
+    (tmp_path / "odd.jsonl").write_text('{"text": "fine"}\n{"text": "bad \\ud800 text"}\n')
+    with pytest.raises(DataError, match=r"odd\.jsonl, line 2: character 4 is half a surrogate pair"):
+        texts(tmp_path / "odd.jsonl")
+
+
+def test_a_folder_that_only_looks_like_a_saved_dataset(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    with pytest.raises(DataError, match="looks like a saved dataset"):
+        texts(tmp_path)
+
+
+def test_home_is_where_the_tilde_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "notes.txt").write_text("hello")
+    assert texts("~/notes.txt") == ["hello"]

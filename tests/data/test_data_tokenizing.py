@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import byte_tokenizer
+from tokenizers import processors
 
 from potstill.data import Document, Part, TokenCorpus, check_learnable, place_of, preview, split_of, tokenize
 from potstill.errors import DataError
@@ -102,3 +103,22 @@ def test_the_preview_colours_what_is_learned():
     assert styles["⏎\n"] == "dim"
     assert "green" in styles["d"] or "cyan" in styles["d"]
     assert styles["c"] != styles["d"]
+
+
+@pytest.mark.parametrize("trims", [True, False])
+def test_spaces_count_where_a_tokenizer_trims_them_from_its_offsets(trims):
+    """As GPT-NeoX's does: a token of spaces is then reported as having no characters."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trims)
+    corpus = tokenize([document(("Q: x", False), (" a\n  b", True), (" c", False), is_sample=True)], tokenizer)
+    assert corpus.weights.tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 1]
+
+
+def test_a_token_the_tokenizer_put_in_front_does_not_count():
+    tokenizer = byte_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|end|> $A", pair="<|end|> $A $B", special_tokens=[("<|end|>", END)]
+    )
+    corpus = tokenize([document(("a", False), ("b", True), is_sample=True)], tokenizer)
+    assert corpus.ids.tolist()[0] == END
+    assert corpus.weights.tolist() == [0, 0, 1, 1]

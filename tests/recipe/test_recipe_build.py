@@ -73,7 +73,7 @@ def test_every_setting_of_the_loop_comes_from_the_recipe() -> None:
 
 def test_how_long_is_tokens_steps_or_epochs() -> None:
     def steps(**length: float) -> int:
-        return num_steps(TrainingTable(**length), tokens_per_step=100, steps_per_epoch=40)  # type: ignore[arg-type]
+        return num_steps(TrainingTable(**length), tokens_per_step=100, steps_per_epoch=40.0)  # type: ignore[arg-type]
 
     assert steps(steps=7) == 7
     assert steps(tokens=1000) == 10

@@ -33,8 +33,34 @@ def test_a_folder_is_taken_up_by_its_own_run(tmp_path):
     assert tiny_folder(tmp_path / "run").read_json("fact.json") == {"a": 1}
 
 
-def test_another_recipe_is_refused_with_the_line_that_differs(tmp_path):
+def test_what_was_only_prepared_makes_way_for_another_recipe(tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    folder.write_json("dtype.json", {"dtype": "bfloat16"})
+    (folder.path / "tokens").mkdir()
+    RunFolder.open(tmp_path / "run", "another = true\n", IDENTITY)
+    assert (folder.path / "recipe.toml").read_text() == "another = true\n"
+    assert not (folder.path / "dtype.json").exists()
+    assert not (folder.path / "tokens").exists()
+
+
+def begun_folder(path: Path) -> RunFolder:
+    """A folder with a first result in it."""
+    folder = tiny_folder(path)
+    (folder.path / "measurements").mkdir()
+    return folder
+
+
+def test_what_killed_processes_left_is_swept_up(tmp_path):
+    folder = begun_folder(tmp_path / "run")
+    (folder.path / ".student-x1").mkdir()
+    (folder.path / "controls" / "hard_labels" / ".student-x2").mkdir(parents=True)
+    (folder.path / ".recipe.toml.part-77").write_text("torn")
     tiny_folder(tmp_path / "run")
+    assert not [*folder.path.rglob(".student-*"), *folder.path.rglob(".*.part-*")]
+
+
+def test_another_recipe_is_refused_with_the_line_that_differs(tmp_path):
+    begun_folder(tmp_path / "run")
     with pytest.raises(
         RunDirectoryError, match=r"belongs to another run: its recipe says `steps = 6`, this one `steps = 7`"
     ):
@@ -44,7 +70,7 @@ def test_another_recipe_is_refused_with_the_line_that_differs(tmp_path):
 
 
 def test_another_model_of_the_same_name_is_refused(tmp_path):
-    tiny_folder(tmp_path / "run")
+    begun_folder(tmp_path / "run")
     with pytest.raises(RunDirectoryError, match="begun with another teacher of the same name"):
         RunFolder.open(tmp_path / "run", RECIPE, IDENTITY | {"teacher": "changed"})
 
@@ -145,7 +171,8 @@ def test_held_out_text_is_many_documents_rather_than_long_ones(tokens, cut_to):
     assert held_out_sample(corpus, tokens, LENGTH).keys == sample.keys
 
 
-def test_the_estimate_grows_with_what_is_asked():
+def test_the_estimate_grows_with_what_is_asked(monkeypatch):
+    monkeypatch.setattr(sys.modules["potstill.runs.estimate"], "matmul_speed", lambda device, dtype: 1e11)
     model = tiny_llama()
     asked = {"micro_rows": 4, "length": 32, "dtype": torch.float32, "device": "cpu"}
     small, large = (estimate(model, model, tokens=tokens, **asked) for tokens in (1000, 2000))

@@ -14,9 +14,9 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
 
     from potstill.cli.console import new_console
     from potstill.data import PackedBatches
-    from potstill.models import faster_dtype, load_shape, load_tokenizer, size_of
-    from potstill.recipe import build_shape, load_recipe, read_corpus, recipe_toml
-    from potstill.runs import estimate
+    from potstill.models import check_context, faster_dtype, load_shape, size_of
+    from potstill.recipe import build_shape, load_recipe, read_corpus, recipe_toml, shared_tokenizer
+    from potstill.runs import check_trackers, estimate
 
     decoded = load_recipe(recipe, sets=sets or [])
     console = new_console()
@@ -29,7 +29,10 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
             f"{name}  {type(model).__name__}, {model.config.num_hidden_layers} layers of width {model.config.hidden_size}: "
             f"{size.total / 1e6:,.2f} M parameters, {size.non_embedding / 1e6:,.2f} M of them not embeddings"
         )
-    tokenizer = load_tokenizer(decoded.teacher.model)
+    check_trackers(decoded.training.trackers)
+    for model in (teacher, student):
+        check_context(model, decoded.training.length)
+    _, tokenizer = shared_tokenizer(decoded, teacher, student)
     corpus = read_corpus(decoded.data, tokenizer, most=_ENOUGH_DOCUMENTS)
     training = decoded.training
     report = PackedBatches(corpus, training.length, training.rows, training.seed, training.packing).report
@@ -51,14 +54,18 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
     )
     console.print(
         "memory   about "
-        + ", ".join(f"{value / 2**30:.2f} GiB {name}" for name, value in found.memory.items())
-        + f": {sum(found.memory.values()) / 2**30:.1f} GiB"
+        + ", ".join(f"{_bytes(value)} {name}" for name, value in found.memory.items())
+        + f": {_bytes(sum(found.memory.values()))}"
     )
     if tokens is not None:
         console.print(
             f"time     about {_time(found.seconds_soft)} for {tokens:,} tokens with the teacher here"
             + (f", and {_time(found.seconds_hard)} for the control" if decoded.evaluation.control else "")
         )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
 
 
 def _time(seconds: float) -> str:

@@ -29,19 +29,32 @@ def evaluate(
     """Score a model on text: accuracy, perplexity, bits per byte, calibration, speed; beside a teacher, what it keeps."""
     import json
 
+    from rich.markup import escape
+
     from potstill.cli.console import new_console
     from potstill.cli.tables import print_scores
     from potstill.data import read_documents, tokenize
+    from potstill.errors import DataError, RunDirectoryError
+    from potstill.evaluation.measuring import written_whole
     from potstill.models import load_tokenizer
     from potstill.runs import score_model
 
+    if out is not None and not out.parent.is_dir():
+        raise RunDirectoryError(
+            f"there is no folder {out.parent} to write the scores to: make it, or choose another (--out)"
+        )
     console = new_console()
     tokenizer = load_tokenizer(model)
     corpus = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer)
     if held_out < 1:
         corpus = corpus.part("held_out", held_out=held_out)
+        if len(corpus) == 0:
+            raise DataError(
+                f"none of the documents in {data} is in the held-out share of {held_out:g}: raise --held-out"
+            )
     scores = score_model(model, corpus, tokenizer=tokenizer, teacher_source=teacher, tokens=tokens, length=length)
     print_scores(scores, console)
     if out is not None:
-        out.write_text(json.dumps(scores.to_json(), indent=2) + "\n", "utf-8")
-        console.print(f"\nscores   [bold]{out}[/bold]")
+        with written_whole(out) as part:
+            part.write_text(json.dumps(scores.to_json(), indent=2) + "\n", "utf-8")
+        console.print(f"\nscores   [bold]{escape(str(out))}[/bold]")

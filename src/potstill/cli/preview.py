@@ -20,11 +20,10 @@ def preview(
     from potstill.cli.console import new_console
     from potstill.data import check_learnable
     from potstill.data import preview as coloured
-    from potstill.models import load_tokenizer
-    from potstill.recipe import load_recipe, read_corpus
+    from potstill.recipe import load_recipe, read_corpus, tokenizer_of
 
     decoded = load_recipe(recipe, sets=sets or [])
-    tokenizer = load_tokenizer(decoded.teacher.model)
+    tokenizer = tokenizer_of(decoded)
     corpus = read_corpus(decoded.data, tokenizer, most=documents)
     console = new_console()
     for text in coloured(corpus, tokenizer, documents=documents, tokens=tokens):

@@ -18,6 +18,7 @@ def recipes(
     """List the starter recipes, or write one to begin from."""
     import json
 
+    from rich.markup import escape
     from rich.table import Table
 
     from potstill.cli.console import new_console
@@ -30,7 +31,10 @@ def recipes(
     if name is not None:
         path = out or Path(f"{name}.toml")
         write_starter(name, path)
-        console.print(f"wrote [bold]{path}[/bold]: edit it, then `potstill check {path}` and `potstill distill {path}`")
+        shown = escape(str(path))
+        console.print(
+            f"wrote [bold]{shown}[/bold]: edit it, then `potstill check {shown}` and `potstill distill {shown}`"
+        )
         return
     table = Table(box=None, padding=(0, 2))
     table.add_column("recipe", style="bold")

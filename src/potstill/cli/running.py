@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from accelerate import Accelerator
 from rich.console import Console
+from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
 from potstill.cli.tables import print_scores
@@ -25,7 +27,11 @@ _PREVIEWED_TOKENS = 40
 def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
     """Build the objects, check them, train what is not trained, measure, and leave scores.json and report.html."""
     disable_progress_bar()
-    built = build_job(recipe, out, say=lambda text: console.print(f"[dim]{text} …[/dim]"))
+    processes = Accelerator()  # before anybody asks where to compute: it alone reads what `accelerate launch` said
+    console.quiet = not processes.is_main_process
+    # The main process prepares the folder; the others find it prepared.
+    with processes.main_process_first():
+        built = build_job(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
     check = _self_check(built, console)
     details = manifest({"run": built.facts, "self_check": check})
     built.folder.write_json("manifest.json", details)
@@ -37,11 +43,15 @@ def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
     assert finished is not None
     scores = scores_of(finished.measurements, finished.sizes, finished.speeds)
     built.folder.write_json("scores.json", scores.to_json())
+    if not processes.is_main_process:
+        return scores
     steps = {model.name: built.folder.steps(model.name) for model in scores.models}
     write_report(distillation_page(recipe.name, scores, steps, recipe_toml(recipe), details), out / "report.html")
     print_scores(scores, console)
-    console.print(f"\nstudent  [bold]{out / 'student'}[/bold]  (loads with AutoModelForCausalLM.from_pretrained)")
-    console.print(f"report   [bold]{out / 'report.html'}[/bold]")
+    console.print(
+        f"\nstudent  [bold]{escape(str(out / 'student'))}[/bold]  (loads with AutoModelForCausalLM.from_pretrained)"
+    )
+    console.print(f"report   [bold]{escape(str(out / 'report.html'))}[/bold]")
     return scores
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -31,8 +33,8 @@ def print_scores(scores: RunScores, console: Console) -> None:
     console.print(f"[dim]below each value its 95 % interval, from a bootstrap over {n} held-out documents[/dim]\n")
     _print_sizes(scores, console)
     for model in scores.models:
-        if model.name in ("distilled", "model") and model.kept:
-            kept = model.kept["accuracy"]
+        kept = model.kept.get("accuracy")
+        if model.name in ("distilled", "model") and kept is not None and math.isfinite(kept.value):
             console.print(
                 f"keeps {kept.value:.1%} of the teacher's next-token accuracy  ({kept.low:.1%} to {kept.high:.1%})"
             )

@@ -17,7 +17,7 @@ packing.py           PackedBatches, ordered_batches: windows of documents side b
 preview.py           what will be learned, coloured
 """
 
-from potstill.data.documents import Columns, Document, Part, read_documents
+from potstill.data.documents import Columns, Document, Part, read_documents, source_files
 from potstill.data.packing import PackedBatches, PackingReport, ordered_batches
 from potstill.data.preview import preview
 from potstill.data.splits import Split, place_of, split_of
@@ -37,6 +37,7 @@ __all__ = [
     "place_of",
     "preview",
     "read_documents",
+    "source_files",
     "split_of",
     "standard_library_files",
     "tokenize",

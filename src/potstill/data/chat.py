@@ -59,8 +59,19 @@ def _turns(messages: object, where: str) -> list[dict[str, str]]:
             or not isinstance(turn.get("role"), str)
             or not isinstance(turn.get("content"), str)
         ):
-            raise DataError(f"{where}: a turn needs a role and content, both text, found {str(turn)[:80]}")
+            raise DataError(f"{where}: a turn needs a role and content, both text, found {str(turn)[:80]!r}")
+        check_is_unicode(turn["content"], where)
     return list(messages)
+
+
+def check_is_unicode(text: str, where: str) -> None:
+    """DataError for half a surrogate pair, which JSON can write and no encoding has."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: character {error.start} is half a surrogate pair ({text[error.start]!r}): mend or delete that line"
+        ) from error
 
 
 def _rendered(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, where: str, *, asks: bool) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.data.chat import chat_parts
+from potstill.data.chat import chat_parts, check_is_unicode
 from potstill.data.standard_library import standard_library_files
 from potstill.errors import DataError
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 STANDARD_LIBRARY = "standard-library"
 _TEXT_ENDINGS = (".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".log", ".text")
-_SECTION_CHARACTERS = 4_000
+_ENDINGS = (*_TEXT_ENDINGS, ".jsonl", ".parquet")
+# A document of a file that is alone: at a blank line beyond the first number, or at any line's end beyond the second.
+_SECTION_CHARACTERS, _LONGEST_SECTION = 4_000, 16_000
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,9 @@ def read_documents(
 ) -> Iterator[Document]:
     """The documents of a text file, a folder of them, .jsonl, .parquet, a `datasets` folder, a hub name or "standard-library".
 
-    A single text file is cut at blank lines into sections of about 4,000 characters, each a document, so that some can be
-    held out; in a folder every file is one document. Chats need the tokenizer, for its template. Raises DataError when
-    there is nothing to read, or something that can't be read, and says which file and line.
+    A text file that is alone is cut at blank lines into sections of about 4,000 characters (at line ends beyond 16,000), each a
+    document, so that some can be held out; in a folder of several every file is one document. Chats need the tokenizer, for
+    its template. Raises DataError when there is nothing to read, or something that can't be read, and says which file and line.
     """
     columns = columns or Columns()
     if str(source) == STANDARD_LIBRARY:
@@ -91,12 +93,26 @@ def read_documents(
         raise DataError(f"{source} holds no text: give a file or folder with at least one document that is not blank")
 
 
+def source_files(source: str | Path) -> list[Path]:
+    """The files a source is read from, in order: itself, or the text files in a folder; none for a name that is no path."""
+    path = Path(source).expanduser()
+    if _is_saved_dataset(path):
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if path.is_dir():
+        return [file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in _ENDINGS]
+    return [path] if path.is_file() else []
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+
+
 def _documents_of(
     source: str | Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None, split: str
 ) -> Iterator[Document]:
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir():
-        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+        if _is_saved_dataset(path):
             return _from_records(_saved_dataset(path, split), columns, tokenizer)
         return _from_folder(path, columns, tokenizer)
     if path.is_file():
@@ -107,12 +123,11 @@ def _documents_of(
 
 
 def _from_folder(path: Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Document]:
-    endings = (*_TEXT_ENDINGS, ".jsonl", ".parquet")
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in endings]
+    files = source_files(path)
     if not files:
-        raise DataError(f"{path} has no text in it: looked for {', '.join(endings)} in it and the folders below")
+        raise DataError(f"{path} has no text in it: looked for {', '.join(_ENDINGS)} in it and the folders below")
     for file in files:
-        yield from _from_file(file, columns, tokenizer, is_alone=False)
+        yield from _from_file(file, columns, tokenizer, is_alone=len(files) == 1)
 
 
 def _from_file(
@@ -133,13 +148,15 @@ def _from_text(path: Path, *, is_alone: bool) -> Iterator[Document]:
     try:
         with path.open(encoding="utf-8-sig") as lines:
             for line in lines:
-                if is_alone and size >= _SECTION_CHARACTERS and not line.strip():
+                if is_alone and size >= (_LONGEST_SECTION if line.strip() else _SECTION_CHARACTERS):
                     yield from _if_not_blank("".join(section))
                     section, size = [], 0
                 section.append(line)
                 size += len(line)
     except UnicodeDecodeError as error:
         raise DataError(_not_utf8(path, error)) from error
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}") from error
     yield from _if_not_blank("".join(section))
 
 
@@ -165,6 +182,8 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
                 yield where, record
     except UnicodeDecodeError as error:
         raise DataError(_not_utf8(path, error)) from error
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}") from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -178,14 +197,19 @@ def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
             for record in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", record
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} can't be read as Parquet: {error}") from error
 
 
 def _saved_dataset(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, object]]]:
     import datasets
 
-    loaded = datasets.load_from_disk(str(path))
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{path} looks like a saved dataset and can't be loaded as one ({error}): name its data files, or save it with save_to_disk"
+        ) from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
             raise DataError(f"{path} has no split {split!r}, it has {', '.join(map(str, loaded))}: set data.split")
@@ -231,6 +255,7 @@ def _text_in(record: Mapping[str, object], column: str, where: str) -> str:
     value = record[column]
     if not isinstance(value, str):
         raise DataError(f"{where}: {column!r} is {'empty (null)' if value is None else type(value).__name__}, not text")
+    check_is_unicode(value, where)
     return value
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from potstill.data.documents import Document
 from potstill.data.splits import Split, split_of
-from potstill.errors import DataError
+from potstill.errors import DataError, RunDirectoryError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -91,13 +91,21 @@ class TokenCorpus:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the arrays below the folder, corpus.json last: without it there is no corpus."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in _ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        part = folder / f"{_CORPUS_FILE}.part"
-        part.write_text(json.dumps({"version": 1, "keys": self.keys}), "utf-8")
-        part.replace(folder / _CORPUS_FILE)
+        """Write the arrays below the folder, corpus.json last: without it there is no corpus. RunDirectoryError when the disk is full."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in _ARRAYS:
+                # Through a file of ours: numpy's own says nothing of a full disk.
+                with (folder / f"{name}.npy").open("wb") as file:
+                    np.save(file, getattr(self, name), allow_pickle=False)
+            part = folder / f"{_CORPUS_FILE}.part"
+            part.write_text(json.dumps({"version": 1, "keys": self.keys}), "utf-8")
+            part.replace(folder / _CORPUS_FILE)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"can't write the tokenised text to {folder}: {error.strerror or error}. Free some space or choose another folder, then "
+                "start again"
+            ) from error
 
     @classmethod
     def load(cls, folder: Path) -> TokenCorpus:
@@ -199,7 +207,7 @@ def _encoded(
             if all(part.counts for part in document.parts):
                 weights = np.ones(len(ids), dtype=np.float32)
             else:
-                weights = _weights(document, encodings[index].offsets)
+                weights = _weights(document, encodings[index].offsets, encodings[index].special_tokens_mask)
             end = tokenizer.eos_token_id
             if document.ends and end is not None:
                 if len(ids) > 1 and ids[-1] == end:
@@ -210,13 +218,19 @@ def _encoded(
             yield ids, weights
 
 
-def _weights(document: Document, offsets: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-    """1 for tokens that have a character in a part that counts. Tokens without characters were put there by the tokenizer."""
+def _weights(document: Document, offsets: Sequence[tuple[int, int]], put_there: Sequence[int]) -> NDArray[np.float32]:
+    """1 for tokens that have a character in a part that counts; 0 for those that the tokenizer put there (`put_there`).
+
+    A token begins where the one before ended: some tokenizers report spaces without their characters (trim_offsets).
+    """
     lengths = np.cumsum([0, *(len(part.text) for part in document.parts)])
     counts = np.concatenate([np.full(len(part.text), part.counts) for part in document.parts] or [np.zeros(0, bool)])
     before = np.concatenate([[0], np.cumsum(counts)])
     starts, ends = np.array(offsets, dtype=np.int64).reshape(-1, 2).clip(0, lengths[-1]).T
-    return (before[ends] > before[starts]).astype(np.float32)
+    is_of_text = np.array(put_there) == 0
+    reached = np.concatenate([[0], np.maximum.accumulate(np.where(is_of_text, ends, 0))])[:-1] if len(ends) else ends
+    starts = np.minimum(starts, reached)
+    return ((before[ends] > before[starts]) & is_of_text).astype(np.float32)
 
 
 def _batched(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:

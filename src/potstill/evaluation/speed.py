@@ -28,7 +28,9 @@ def speed(model: PreTrainedModel, *, prompt_tokens: int = 128, new_tokens: int =
     """Time a prompt's forward pass and greedy steps after it, five times after a warm-up, in the model's own dtype.
 
     `rows` prompts go side by side, and all their tokens count. The first new token comes out of the prefill and counts there.
+    A model whose context is shorter reads and writes less, in the same proportion.
     """
+    prompt_tokens, new_tokens = _fitting(model, prompt_tokens, new_tokens)
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(head_of(model).num_tokens, (rows, prompt_tokens), generator=generator).to(device_of(model))
     read, written = [], []
@@ -49,3 +51,11 @@ def speed(model: PreTrainedModel, *, prompt_tokens: int = 128, new_tokens: int =
         prefill_tokens_per_second=rows * prompt_tokens / statistics.median(read[1:]),
         decode_tokens_per_second=rows * new_tokens / statistics.median(written[1:]),
     )
+
+
+def _fitting(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
+    context = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(context, int) or prompt_tokens + new_tokens <= context:
+        return prompt_tokens, new_tokens
+    shorter = max(1, prompt_tokens * context // (prompt_tokens + new_tokens))
+    return shorter, max(1, context - shorter)

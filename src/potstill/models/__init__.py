@@ -13,7 +13,7 @@ that is the truth.
     load.py       load_tokenizer, load_model, load_shape   folder, hub name or GGUF -> tokenizer, model
     forward.py    hidden_states, head_of            Batch -> HiddenStates; where each family keeps its scale and soft-cap
     checks.py     check_head, check_packing         ask the model, don't trust the config
-    sizes.py      size_of -> Size                   parameters and bytes
+    sizes.py      size_of -> Size, check_context    parameters and bytes; how long a text may be
     precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
     precision.py  this_device, on_this_device       where this process computes
     save.py       save_model                        write beside, then rename
@@ -24,10 +24,11 @@ from potstill.models.forward import head_of, hidden_states
 from potstill.models.load import load_model, load_shape, load_tokenizer
 from potstill.models.precision import faster_dtype, matmul_speed, on_this_device, this_device
 from potstill.models.save import save_model
-from potstill.models.sizes import Size, size_of
+from potstill.models.sizes import Size, check_context, size_of
 
 __all__ = [
     "Size",
+    "check_context",
     "check_head",
     "check_packing",
     "faster_dtype",

@@ -89,7 +89,8 @@ def _batch_of(tokens: Int[Tensor, "rows width"], positions: Int[Tensor, "rows wi
 
 def _relative_error(found: Float[Tensor, "*shape"], expected: Float[Tensor, "*shape"]) -> float:
     """The difference's norm as a share of what is expected; infinite when it is not a number."""
-    error = (found.double() - expected.double()).norm() / expected.double().norm()
+    found, expected = found.cpu().double(), expected.cpu().double()  # Apple's devices have no doubles
+    error = (found - expected).norm() / expected.norm()
     return float(error.nan_to_num(nan=torch.inf))
 
 

@@ -130,6 +130,11 @@ def _check_is_causal(place: _Place) -> None:
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=False)
     names = config.architectures or []
     is_masked = any(name.endswith("ForMaskedLM") for name in names)
+    if config.get_text_config() is not config:
+        raise ModelError(
+            f"{place} reads more than text ({type(config).__name__} has a configuration of its own for it): use the text-only model "
+            "of the family"
+        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder or is_masked:
         raise ModelError(
             f"{place} is no causal language model, but {', '.join(names) or type(config).__name__}: "

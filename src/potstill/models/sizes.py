@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
+from potstill.errors import ModelError
+
 
 @dataclass(frozen=True)
 class Size:
@@ -20,6 +22,15 @@ class Size:
     total: int
     non_embedding: int
     bytes: int
+
+
+def check_context(model: PreTrainedModel, length: int) -> None:
+    """ModelError where texts of so many tokens are longer than what the model was made for."""
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(longest, int) and length > longest:
+        raise ModelError(
+            f"a length of {length} is longer than the context of {type(model).__name__} ({longest} tokens): set it to {longest} or less"
+        )
 
 
 def size_of(model: PreTrainedModel) -> Size:

@@ -20,7 +20,7 @@ job.py       a whole recipe -> a job in its run directory, everything checked
 from potstill.recipe.build import build_measure, build_schedule, build_settings, build_shape, build_student, num_steps
 from potstill.recipe.decode import decode, load_recipe
 from potstill.recipe.demo import demo_recipe
-from potstill.recipe.job import BuiltJob, build_job, read_corpus
+from potstill.recipe.job import BuiltJob, build_job, read_corpus, shared_tokenizer, tokenizer_of
 from potstill.recipe.schema import Recipe
 from potstill.recipe.starters import StarterRecipe, starter_recipes, write_starter
 from potstill.recipe.toml import json_schema, recipe_toml
@@ -42,6 +42,8 @@ __all__ = [
     "num_steps",
     "read_corpus",
     "recipe_toml",
+    "shared_tokenizer",
     "starter_recipes",
+    "tokenizer_of",
     "write_starter",
 ]

@@ -82,7 +82,7 @@ def build_shape(student: CopiedStudent | ModelStudent | FreshStudent, teacher: P
         return build_student(student, teacher)
 
 
-def num_steps(training: TrainingTable, *, tokens_per_step: int, steps_per_epoch: int) -> int:
+def num_steps(training: TrainingTable, *, tokens_per_step: int, steps_per_epoch: float) -> int:
     """Optimizer steps that `tokens`, `steps` or `epochs` come to; at least one.
 
     tokens_per_step   tokens read in a step: rows times length

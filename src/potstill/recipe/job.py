@@ -48,6 +48,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     from potstill.teachers import LiveTeacher
 
     check_trackers(recipe.training.trackers)
+    _check_is_apart(recipe.data, out)
     model, student, tokenizer, size = _checked_models(recipe, say)
     identity = {
         "teacher": fingerprint_of_model(model),
@@ -62,7 +63,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     steps = num_steps(
         training,
         tokens_per_step=training.rows * training.length,
-        steps_per_epoch=max(1, round(batches.steps_per_epoch)),
+        steps_per_epoch=batches.steps_per_epoch,
     )
     job = Job(
         teacher=LiveTeacher(model, size=size),
@@ -94,14 +95,14 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
 
 def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase, int]:
     """(teacher, untouched student, the student's tokenizer, size of the vocabulary both share)."""
-    from potstill.models import check_head, check_packing, load_model, load_tokenizer
+    from potstill.models import check_context, check_head, check_packing, load_model
 
     say(f"loading {recipe.teacher.model}")
-    tokenizer, model = load_tokenizer(recipe.teacher.model), load_model(recipe.teacher.model)
+    model = load_model(recipe.teacher.model)
     student = build_student(recipe.student, model)
-    size, tokenizer = _shared(recipe, tokenizer, model, student)
+    size, tokenizer = shared_tokenizer(recipe, model, student)
     for checked in (model, student):
-        _check_context(recipe, checked)
+        check_context(checked, recipe.training.length)
         check_head(checked)
         if recipe.training.packing:
             check_packing(checked)
@@ -132,7 +133,7 @@ def read_corpus(
     """The tokenised text of [data], or of its first `most` documents."""
     from potstill.data import Columns, read_documents, tokenize
 
-    sources = (data.source,) if isinstance(data.source, str) else data.source
+    sources = _sources(data)
     columns = Columns(**data.columns.model_dump())
     documents = chain.from_iterable(
         read_documents(source, columns=columns, tokenizer=tokenizer, split=data.split) for source in sources
@@ -148,7 +149,7 @@ def _corpus(recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBas
     kept = folder.path / "tokens"
     if (kept / "corpus.json").exists():
         return TokenCorpus.load(kept)
-    say(f"reading {recipe.data.source if isinstance(recipe.data.source, str) else ', '.join(recipe.data.source)}")
+    say(f"reading {', '.join(_sources(recipe.data))}")
     corpus = read_corpus(recipe.data, tokenizer)
     if corpus.num_tokens and int(corpus.ids.max()) >= size:
         highest = int(corpus.ids.max())
@@ -160,27 +161,30 @@ def _corpus(recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBas
     return TokenCorpus.load(kept)
 
 
-def _shared(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, student: PreTrainedModel
+def shared_tokenizer(
+    recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel
 ) -> tuple[int, PreTrainedTokenizerBase]:
-    """(vocabulary shared by teacher and student, the student's tokenizer)."""
+    """(size of the vocabulary both share, the tokenizer the text goes through: the student's own, where it has one).
+
+    The models may be without weights. Raises VocabularyError when the two don't mean the same.
+    """
     from potstill.models import head_of, load_tokenizer
     from potstill.teachers import check_chat_rendering, shared_vocabulary
 
-    own = load_tokenizer(recipe.student.model) if isinstance(recipe.student, ModelStudent) else tokenizer
-    if own is not tokenizer:
-        check_chat_rendering(tokenizer, own)
-    rows = {"teacher_rows": head_of(model).num_tokens, "student_rows": head_of(student).num_tokens}
-    return shared_vocabulary(tokenizer, own, **rows), own
+    marks = load_tokenizer(recipe.teacher.model)
+    own = tokenizer_of(recipe)
+    # A base model has no template; a chat that needs one is refused where it is read.
+    if marks.chat_template is not None and own.chat_template is not None:
+        check_chat_rendering(marks, own)
+    rows = {"teacher_rows": head_of(teacher).num_tokens, "student_rows": head_of(student).num_tokens}
+    return shared_vocabulary(marks, own, **rows), own
 
 
-def _check_context(recipe: Recipe, model: PreTrainedModel) -> None:
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(longest, int) and recipe.training.length > longest:
-        raise RecipeError(
-            f"training.length = {recipe.training.length} is longer than the context of {type(model).__name__} ({longest} tokens): "
-            f"set it to {longest} or less"
-        )
+def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """What the text goes through."""
+    from potstill.models import load_tokenizer
+
+    return load_tokenizer(recipe.student.model if isinstance(recipe.student, ModelStudent) else recipe.teacher.model)
 
 
 def _dtype(recipe: Recipe, folder: RunFolder, faster_dtype: Callable[[torch.device], torch.dtype]) -> torch.dtype:
@@ -198,12 +202,26 @@ def _dtype(recipe: Recipe, folder: RunFolder, faster_dtype: Callable[[torch.devi
 
 def _fingerprint_of_text(data: DataTable) -> str:
     """Names and sizes of the files: cheap, and enough to notice that another text stands at the same place."""
+    from potstill.data import source_files
+
     digest = hashlib.blake2b(digest_size=16)
-    for source in (data.source,) if isinstance(data.source, str) else data.source:
-        path = Path(source)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+    for source in _sources(data):
         digest.update(source.encode())
-        for file in files:
-            if file.is_file():
-                digest.update(f"{file.name} {file.stat().st_size}".encode())
+        for file in source_files(source):
+            name = file.relative_to(Path(source).expanduser()).as_posix()
+            digest.update(f"{name} {file.stat().st_size}".encode())
     return digest.hexdigest()
+
+
+def _check_is_apart(data: DataTable, out: Path) -> None:
+    """A run inside its own text would change the text as it goes, and be read as text the next time."""
+    for source in _sources(data):
+        folder = Path(source).expanduser()
+        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+            raise RecipeError(
+                f"the run's folder {out} lies inside the text it is to learn from ({source}): choose another (--out)"
+            )
+
+
+def _sources(data: DataTable) -> tuple[str, ...]:
+    return (data.source,) if isinstance(data.source, str) else data.source

@@ -75,8 +75,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
         if kept is None:
             yield Stage(f"measuring: {IN_WORDS[name]}")
             kept = _measure(job, model(), teacher=None if name == "teacher" else beside)
-            if PartialState().is_main_process:
-                folder.keep_measurement(name, kept)
+            folder.keep_measurement(name, kept)
         found[name] = kept
         yield Measured(name, kept)
 
@@ -97,6 +96,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
         yield Stage("timing teacher and student")
         timed = {"teacher": speed(job.teacher.model), STUDENT: speed(student)}
         folder.write_json(_SPEEDS, {name: asdict(value) for name, value in timed.items()})
+    PartialState().wait_for_everyone()
     yield Finished(found, sizes, _speeds(folder) if job.speed else {})
 
 
@@ -110,6 +110,7 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
         if not (folder.path / _SAME_TIME).exists():
             soft, hard = (_seconds_a_step(folder, name) for name in (STUDENT, "hard_labels"))
             folder.write_json(_SAME_TIME, {"steps": max(1, round(steps * soft / hard)), "seconds": steps * soft})
+        PartialState().wait_for_everyone()
         yield Arm("hard_labels_same_time", HARD_LABELS, int(str(folder.read_json(_SAME_TIME)["steps"])))
 
 
@@ -128,11 +129,10 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     settings = replace(job.settings, steps=arm.steps)
     with folder.logging_steps(arm.name, newest_step(checkpoints)) as log:
         for step in train(student, job.teacher, job.batches, arm.measure, settings, folder=checkpoints):
-            if PartialState().is_main_process:
-                log.write(line_of(step))
-                log.flush()
+            log.write(line_of(step))
+            log.flush()
             yield step
-    if PartialState().is_main_process:
+    if folder.is_written_here:
         save_model(student, job.tokenizer, folder.of_arm(arm.name) / "student")
     PartialState().wait_for_everyone()
 

@@ -18,6 +18,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
 from typing import IO
 
@@ -28,8 +29,9 @@ from potstill.evaluation import Measurement
 from potstill.training import Step
 
 _RECIPE, _IDENTITY, _LOCK = "recipe.toml", "identity.json", ".lock"
+_PREPARED = ("tokens", "dtype.json", "manifest.json")
 # Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
-_LOCKS: dict[Path, IO[str]] = {}
+_LOCKS: dict[Path, int] = {}
 STUDENT = "distilled"
 
 
@@ -42,6 +44,8 @@ class RunFolder:
     @classmethod
     def open(cls, path: Path, recipe: str, identity: Mapping[str, str]) -> RunFolder:
         """Begin the folder, or take up the one begun for the same recipe text and the same fingerprints.
+
+        Of several processes the main one comes first and does all the writing.
 
         Raises RunDirectoryError where the folder holds something else, belongs to another run, is being written by another
         process, or can't be written.
@@ -56,22 +60,35 @@ class RunFolder:
                     f"{path} holds something that is not a potstill run ({stranger}): choose another folder (--out)"
                 )
             path.mkdir(parents=True, exist_ok=True)
-            if PartialState().is_main_process:
-                folder._lock()
-            if is_begun:
+            if not PartialState().is_main_process:
+                return folder
+            folder._lock()
+            if is_begun and folder._has_results():
                 folder._check_is_ours(recipe, identity)
-            elif PartialState().is_main_process:
-                folder.write_json(_IDENTITY, dict(identity))
-                folder._write(_RECIPE, recipe)
+                folder._sweep()
+                return folder
+            # Nothing was trained or measured yet: whatever was prepared for another recipe or text is no loss.
+            for name in _PREPARED:
+                shutil.rmtree(path / name, ignore_errors=True) if (path / name).is_dir() else (path / name).unlink(
+                    missing_ok=True
+                )
+            folder.write_json(_IDENTITY, dict(identity))
+            folder._write(_RECIPE, recipe)
         return folder
+
+    @property
+    def is_written_here(self) -> bool:
+        """Whether this process is the one that writes."""
+        return PartialState().is_main_process
 
     def of_arm(self, name: str) -> Path:
         """Where the arm's steps, checkpoints and student lie: the run's own folder for the distilled student."""
         return self.path if name == STUDENT else self.path / "controls" / name
 
     def write_json(self, name: str, content: Mapping[str, object]) -> None:
-        """Write a file of the run; RunDirectoryError when it can't be written."""
-        self._write(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+        """Write a file of the run, if this process is the one that does; RunDirectoryError when it can't be written."""
+        if self.is_written_here:
+            self._write(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
     def read_json(self, name: str) -> dict[str, object]:
         """A file of the run; RunDirectoryError when it can't be read."""
@@ -93,7 +110,13 @@ class RunFolder:
 
     @contextmanager
     def logging_steps(self, name: str, done: int) -> Iterator[IO[str]]:
-        """The arm's steps.jsonl, open for more, without steps beyond the `done` ones that a kill threw away."""
+        """The arm's steps.jsonl, open for more, without steps beyond the `done` ones that a kill threw away.
+
+        Nothing is kept of what a process writes that is not the main one.
+        """
+        if not self.is_written_here:
+            yield StringIO()
+            return
         kept = [step for step in self.steps(name) if int(str(step["index"])) <= done]
         path = self.of_arm(name)
         with _explained(path):
@@ -109,13 +132,16 @@ class RunFolder:
 
     def keep_measurement(self, name: str, found: Measurement) -> None:
         """Write it down."""
+        if not self.is_written_here:
+            return
         with _explained(self.path):
             self._measured(name).parent.mkdir(exist_ok=True)
         found.save(self._measured(name))
 
     def forget_checkpoints(self, name: str) -> None:
         """Delete what an arm would have gone on from: its student is saved."""
-        shutil.rmtree(self.of_arm(name) / "checkpoints", ignore_errors=True)
+        if self.is_written_here:
+            shutil.rmtree(self.of_arm(name) / "checkpoints", ignore_errors=True)
 
     def _measured(self, name: str) -> Path:
         return self.path / "measurements" / f"{name}.npz"
@@ -134,15 +160,27 @@ class RunFolder:
         names = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
         return next((name for name in names if name not in (_IDENTITY, _LOCK)), None)
 
+    def _has_results(self) -> bool:
+        return any(
+            (self.path / name).exists()
+            for name in ("steps.jsonl", "checkpoints", "student", "measurements", "controls")
+        )
+
+    def _sweep(self) -> None:
+        """Remove what killed processes had begun to write."""
+        for place in (self.path, *(self.path / "controls").glob("*")):
+            for left in (*place.glob(".student-*"), *place.glob(".*.part-*"), *place.glob(".part-*")):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
     def _lock(self) -> None:
         where = self.path.resolve()
         if where in _LOCKS:
             return
-        file = (self.path / _LOCK).open("a")
+        file = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.close()
+            os.close(file)
             raise RunDirectoryError(
                 f"another process is writing the run in {self.path}: wait for it, or choose another folder (--out)"
             ) from error

@@ -12,6 +12,7 @@ from potstill.data import TokenCorpus
 from potstill.evaluation import Measurement, ModelScores, Speed, compare, measure, scores_to_json, speed
 from potstill.models import (
     Size,
+    check_context,
     check_head,
     faster_dtype,
     head_of,
@@ -73,14 +74,14 @@ def score_model(
     `tokenizer` is the model's own. Raises VocabularyError when the teacher's says something else, and what loading,
     checking and measuring raise.
     """
-    model = _loaded(source)
+    model = _loaded(source, length)
     sample = held_out_sample(corpus, tokens, length)
     dtype = faster_dtype(this_device())
     if teacher_source is None:
         size = min(head_of(model).num_tokens, len(sample.token_bytes))
         found = {"model": measure(model, sample, length=length, size=size, dtype=dtype)}
         return scores_of(found, {"model": size_of(model)}, {"model": speed(model)})
-    teacher = _loaded(teacher_source)
+    teacher = _loaded(teacher_source, length)
     rows = {"teacher_rows": head_of(teacher).num_tokens, "student_rows": head_of(model).num_tokens}
     marker = LiveTeacher(teacher, size=shared_vocabulary(load_tokenizer(teacher_source), tokenizer, **rows))
     found = measure_both(marker, model, sample, length=length, dtype=dtype)
@@ -99,7 +100,8 @@ def measure_both(
     }
 
 
-def _loaded(source: str) -> PreTrainedModel:
+def _loaded(source: str, length: int) -> PreTrainedModel:
     model = on_this_device(load_model(source))
+    check_context(model, length)
     check_head(model)
     return model

@@ -34,13 +34,15 @@ def save_checkpoint(folder: Path, step: int, student: nn.Module, optimizer: torc
         if done.exists():
             shutil.rmtree(done)
         part.replace(done)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(part, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
         raise RunDirectoryError(
-            f"can't write the checkpoint of step {step} to {folder}: {error.strerror or error}. "
+            f"can't write the checkpoint of step {step} to {folder}: {reason}. "
             f"{_what_is_kept(folder)} Free some space and start the same command again: it goes on from there"
         ) from error
-    for old in sorted(folder.glob("step-????????"))[:-_KEPT]:
+    # Older ones, and what a killed process had begun: only one process writes here.
+    for old in [*sorted(folder.glob("step-????????"))[:-_KEPT], *folder.glob("step-*.part-*")]:
         shutil.rmtree(old, ignore_errors=True)
     return done
 

@@ -150,10 +150,11 @@ def _gradient_of_step(
         raise DataError(
             f"a step has {len(batch.inputs)} sequences and there are {world} processes: raise training.rows"
         )
-    share = -(-len(batch.inputs) // world)
-    mine = batch.rows(rank * share, (rank + 1) * share)
+    # No process is left without rows: it would not take part in the reduction.
+    bounds = [place * len(batch.inputs) // world for place in (rank, rank + 1)]
+    mine = batch.rows(*bounds)
     weight = batch.weight.clamp_min(torch.finfo(batch.weights.dtype).tiny).item()
-    micro_batches = list(mine.split(settings.micro_rows or max(1, share)))
+    micro_batches = list(mine.split(settings.micro_rows or max(1, len(mine.inputs))))
     sums: dict[str, Tensor] = {}
     device = accelerator.device.type
     for number, micro in enumerate(micro_batches):

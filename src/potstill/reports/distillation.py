@@ -167,12 +167,12 @@ def _learning_curves(steps: Mapping[str, Sequence[Mapping[str, object]]]) -> lis
     for name, logged in steps.items():
         if not logged:
             continue
-        nats = [_number(step["parts"]["hard"]) for step in logged]  # type: ignore[index]
+        nats = _averaged([_number(step["parts"]["hard"]) for step in logged])  # type: ignore[index]
         tokens, seconds = _running([step["tokens"] for step in logged]), _running([step["seconds"] for step in logged])
         is_highlighted = name == _STUDENT
         by_tokens.append(Curve(IN_WORDS[name], tokens, nats, is_highlighted))
         by_seconds.append(Curve(IN_WORDS[name], seconds, nats, is_highlighted))
-    note = "Cross-entropy on the training text for all of them, whatever they learn from."
+    note = "Cross-entropy on the training text for all of them, whatever they learn from; means over the last tenth of the steps."
     return (
         [
             Chart("Learning, by tokens read", "tokens read", "nats a token", by_tokens, note),
@@ -181,6 +181,12 @@ def _learning_curves(steps: Mapping[str, Sequence[Mapping[str, object]]]) -> lis
         if by_tokens
         else []
     )
+
+
+def _averaged(values: Sequence[float]) -> list[float]:
+    """Each with those before it, as far back as a tenth of them: a step reads few documents, and documents differ."""
+    window = max(1, len(values) // 10)
+    return [sum(values[max(0, i + 1 - window) : i + 1]) / min(window, i + 1) for i in range(len(values))]
 
 
 def _running(values: Sequence[object]) -> list[float]:

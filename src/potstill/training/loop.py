@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,7 +103,7 @@ def train(
     if folder is not None and (newest := newest_checkpoint(folder)) is not None:
         done = load_checkpoint_(newest, student, optimizer)
     objective = accelerator.prepare_model(_Objective(student, measure, size))
-    text = batches.from_step(done)
+    text = _ahead(batches.from_step(done))
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch = next(text)
@@ -118,6 +119,16 @@ def train(
         if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
             save_checkpoint(folder, step.index, student, optimizer)
         yield step
+
+
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each made while the one before is learned from."""
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        coming = worker.submit(next, batches)
+        while True:
+            batch = coming.result()
+            coming = worker.submit(next, batches)
+            yield batch
 
 
 class _Objective(nn.Module):

@@ -63,3 +63,9 @@ def test_a_full_disk_leaves_the_older_model(error, tmp_path, monkeypatch):
         save_model(tiny_model("llama", seed=2), tokenizer, tmp_path / "student")
     assert torch.equal(load_model(tmp_path / "student").lm_head.weight, model.lm_head.weight)
     assert os.listdir(tmp_path) == ["student"]
+
+
+def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
+    save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "student")
+    modes = {file.stat().st_mode for file in (tmp_path / "student").iterdir()}
+    assert len(modes) == 1

@@ -29,6 +29,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
             written = Path(beside, "written")
             model.save_pretrained(written)
             tokenizer.save_pretrained(written)
+            # safetensors writes for its owner alone; whoever may read the rest may read the weights.
+            for file in written.glob("*.safetensors"):
+                file.chmod((written / "config.json").stat().st_mode)
             if folder.exists():
                 folder.rename(Path(beside, "replaced"))
             written.rename(folder)

@@ -14,7 +14,7 @@ from potstill.losses import (
     ReverseKL,
     SoftLabelLoss,
     Workspace,
-    linear,
+    engine,
     linear_loss,
 )
 from potstill.types import DenseTargets, Head, HiddenStates, SparseTargets
@@ -59,7 +59,7 @@ def found(student, targets, measure, monkeypatch, *, by_hand: bool, **options) -
     weights[5:9] = 0
     with monkeypatch.context() as patched:
         if not by_hand:
-            patched.setattr(linear._Engine, "_is_known", lambda engine, targets: False)
+            patched.setattr(engine.Engine, "_is_known", lambda engine, targets: False)
         loss = linear_loss(student, targets, tokens, weights, measure, **options)
     head = student.head
     leaves = [
@@ -103,7 +103,7 @@ def test_there_is_a_short_way_for_these(name, monkeypatch):
     def fail(*_: object) -> None:
         raise AssertionError("the long way was taken")
 
-    monkeypatch.setattr(linear._Engine, "_autodiff", fail)
+    monkeypatch.setattr(engine.Engine, "_autodiff", fail)
     for kind in KINDS if name == "forward_kl" else ("dense",):
         measure = SoftLabelLoss(DIVERGENCES[name](), 1.0, 0.5)
         found(student_of(torch.float32), targets_of(kind, torch.float32, 1.0), measure, monkeypatch, by_hand=True)
@@ -136,7 +136,7 @@ def test_heads_with_bias_scale_and_softcap(name, head, monkeypatch):
 def test_chunks_and_blocks_change_nothing(divergence, chunk_rows, block_bytes, monkeypatch):
     measure, targets = SoftLabelLoss(divergence, 2.0, 0.5), targets_of("dense", torch.float64, 2.0)
     whole = found(student_of(torch.float64), targets, measure, monkeypatch, by_hand=True, chunk_rows=1000)
-    monkeypatch.setitem(linear._BLOCK_BYTES, "cpu", block_bytes)
+    monkeypatch.setitem(engine._BLOCK_BYTES, "cpu", block_bytes)
     parts = found(student_of(torch.float64), targets, measure, monkeypatch, by_hand=True, chunk_rows=chunk_rows)
     assert_same(parts, whole, 1e-13)
 
@@ -196,7 +196,7 @@ def test_a_frozen_head_gets_no_gradient_and_costs_no_matmul(monkeypatch):
 
 def test_evaluation_takes_no_gradient(monkeypatch):
     measure, targets = SoftLabelLoss(alpha=0.5), targets_of("dense", torch.float32, 1.0)
-    monkeypatch.setattr(linear._Engine, "_add_gradients", None)
+    monkeypatch.setattr(engine.Engine, "_add_gradients", None)
     student = student_of(torch.float32)
     with torch.no_grad():
         loss = linear_loss(student, targets, torch.zeros(ROWS, dtype=torch.long), torch.ones(ROWS), measure)

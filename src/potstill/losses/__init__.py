@@ -11,6 +11,7 @@ support.py      teacher and student over the same events, dense or sparse: the o
 divergences.py  the formulas, two to six lines each, over (log p, log q)
 soft.py         temperature and the mixture with hard labels:  L = α·T²·D(p_T ‖ q_T) + (1-α)·CE(y, q)
 linear.py       from hidden states to the loss and its gradient, one chunk of logits at a time
+engine.py       chunk by chunk the matmuls, block by block the row mathematics
 fused.py        gradients derived by hand and worked out in place: forward and reverse KL, Jensen-Shannon, sparse targets
 workspace.py    memory that is used again
 """

@@ -9,7 +9,7 @@ What a divergence costs is passes over [rows, tokens]: two exponentials, and as 
 of divergences.py; that both give the same numbers is tested for every divergence, kind of targets and dtype.
 
 Where a probability is zero (a teacher's logit of -inf, a rest that underflows), the value is not finite, and the caller takes the
-long way instead (`autodiff` in linear.py).
+long way instead (automatic differentiation, in engine.py).
 """
 
 from __future__ import annotations

@@ -4,14 +4,11 @@ A chunk of rows at a time: logits, loss, and already the gradient, taken in the 
 head and one of the teacher's, the fewest there can be; a checkpointed chunk would need four and two. The matmuls run in the
 model's dtype (autocast's, where it is on), the row mathematics in fp32 (fp64 for fp64 models), and the gradient of the head's
 weight is accumulated in that same wide type.
-
-Two sizes matter. A chunk is what the matmuls see: large, so that the head's weight and its gradient are read seldom. A block is
-what the row mathematics sees: on a CPU small enough to stay in the cache through its passes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int
@@ -19,17 +16,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from potstill.errors import LossError
-from potstill.losses.fused import Pulls, dense_rows, hard_rows_, has_sparse_rows, sparse_rows_
+from potstill.losses.engine import Engine, Needs, Work
 from potstill.losses.soft import SoftLabelLoss
-from potstill.losses.support import TeacherLogits, in_dtype, num_rows, rows_of
+from potstill.losses.support import num_rows
 from potstill.losses.workspace import Workspace
-from potstill.types import DenseTargets, Head, HiddenStates, Loss, SoftTargets, SparseTargets
-
-# Of the logits in a chunk, in the matmul's dtype, teacher's and student's together.
-_CHUNK_BYTES = 256 * 2**20
-_LEAST_ROWS, _MOST_ROWS = 64, 2048
-# Of one wide matrix in a block, where there is a cache to stay in; elsewhere a block is a chunk.
-_BLOCK_BYTES = {"cpu": 2 * 2**20}
+from potstill.types import HiddenStates, Loss, SoftTargets
 
 
 def linear_loss(
@@ -54,7 +45,7 @@ def linear_loss(
     head = student.head
     wide = torch.float64 if student.rows.dtype == torch.float64 else torch.float32
     kind = student.rows.device.type
-    job = _Job(
+    job = Work(
         head,
         targets if measure.needs_teacher else None,
         measure,
@@ -90,19 +81,6 @@ def gradient_shares(
     return {name: norm / total if total else 0.0 for name, norm in norms.items()}
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What does not change from chunk to chunk and carries no gradient of its own."""
-
-    head: Head
-    targets: SoftTargets | None
-    measure: SoftLabelLoss
-    learns: bool
-    narrow: torch.dtype
-    chunk_rows: int | None
-    workspace: Workspace
-
-
 class _ChunkedLoss(torch.autograd.Function):
     """(total, parts [terms]) and, in the same pass, the gradients of total that backward will scale and hand on."""
 
@@ -114,11 +92,11 @@ class _ChunkedLoss(torch.autograd.Function):
         bias: Tensor | None,
         tokens: Tensor,
         weights: Tensor,
-        job: _Job,
+        job: Work,
     ) -> tuple[Tensor, Tensor]:
-        needs = _Needs(*(job.learns and asked for asked in ctx.needs_input_grad[:3]))  # type: ignore[attr-defined]
+        needs = Needs(*(job.learns and asked for asked in ctx.needs_input_grad[:3]))  # type: ignore[attr-defined]
         with torch.autocast(rows.device.type, enabled=False):
-            engine = _Engine(rows, weight, bias, weights, job, needs)
+            engine = Engine(rows, weight, bias, weights, job, needs)
             total, parts = engine.run(tokens, by_hand=True)
             # A probability of zero makes the short way's value infinite or NaN; the long way has a floor for it.
             if job.measure.needs_teacher and not bool(torch.isfinite(total)):
@@ -138,245 +116,6 @@ class _ChunkedLoss(torch.autograd.Function):
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)  # type: ignore[attr-defined]
         ]
         return (*gradients, None, None, None)
-
-
-@dataclass(frozen=True)
-class _Needs:
-    """Which gradients are asked for."""
-
-    rows: bool
-    weight: bool
-    bias: bool
-
-    @property
-    def any(self) -> bool:
-        """Whether there is one at all: evaluation takes none."""
-        return self.rows or self.weight or self.bias
-
-
-class _Engine:
-    """Chunk by chunk: matmuls here, row mathematics in `_block`."""
-
-    def __init__(
-        self, rows: Tensor, weight: Tensor, bias: Tensor | None, weights: Tensor, job: _Job, needs: _Needs
-    ) -> None:
-        device = rows.device
-        self.job, self.needs, self.rows, self.weights = job, needs, rows, weights
-        self.wide, self.size = weights.dtype, job.head.num_tokens
-        self.narrow = job.narrow
-        self.matrix = weight[: self.size].to(self.narrow)
-        self.head = replace(job.head, weight=weight, bias=bias)
-        self.targets = None if job.targets is None else in_dtype(job.targets, self.narrow)
-        self.grad_rows = torch.empty_like(rows) if needs.rows else None
-        self.grad_weight = torch.empty(weight.shape, dtype=self.wide, device=device) if needs.weight else None
-        self.grad_bias = None
-        if bias is not None and needs.bias:
-            self.grad_bias = torch.empty(bias.shape, dtype=self.wide, device=device)
-
-    @property
-    def gradients(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Of the total, in the rows, the head's weight and its bias."""
-        return self.grad_rows, self.grad_weight, self.grad_bias
-
-    def run(self, tokens: Tensor, *, by_hand: bool) -> tuple[Tensor, Tensor]:
-        """(total, parts), with the gradients filled in."""
-        num_terms = 1 + self.job.measure.needs_teacher
-        parts = torch.zeros(num_terms, dtype=self.wide, device=self.rows.device)
-        chunk = self.job.chunk_rows or self._chunk_rows()
-        for gradient in (self.grad_weight, self.grad_bias):
-            if gradient is not None:
-                (gradient if len(self.rows) == 0 else gradient[self.size :]).zero_()
-        for start in range(0, len(self.rows), chunk):
-            here = slice(start, min(start + chunk, len(self.rows)))
-            parts += self._chunk(here, tokens[here], by_hand=by_hand)
-        alpha = self.job.measure.alpha
-        shares = parts.new_tensor([alpha, 1 - alpha] if num_terms == 2 else [1.0])
-        # A share of 0 times a hard term that is not a number must not make the total one.
-        return torch.where(shares > 0, shares * parts, 0.0).sum(), parts
-
-    def _chunk(self, here: slice, tokens: Tensor, *, by_hand: bool) -> Tensor:
-        """The sums of the terms over these rows; adds to the gradients."""
-        states = self.rows[here].to(self.narrow)
-        products = self._matmul("student", states, self.matrix)
-        targets = self._targets(here)
-        sums = []
-        for start in range(0, len(states), self._block_rows()):
-            block = slice(start, start + self._block_rows())
-            where = slice(here.start + block.start, min(here.start + block.stop, here.stop))
-            block_targets = _rows_of(targets, block)
-            terms = self._block(products[block], block_targets, tokens[block], by_hand=by_hand)
-            sums.append(torch.stack([(self.weights[where] * term).sum() for term in terms]))
-            if self.grad_bias is not None:
-                self._add_bias(self.weights[where], products[block], is_first=where.start == 0)
-        if self.needs.any:
-            self._add_gradients(here, states, products)
-        return torch.stack(sums).sum(0)
-
-    def _targets(self, here: slice) -> TeacherLogits | SparseTargets | None:
-        if self.targets is None:
-            return None
-        targets = rows_of(self.targets, here.start, here.stop)
-        if isinstance(targets, SparseTargets):
-            return targets
-        head = targets.head
-        if head.num_tokens != self.size:
-            raise LossError(
-                f"the teacher gives {head.num_tokens:,} tokens a probability and the student {self.size:,}: slice both heads to the "
-                "shared vocabulary (Head.sliced_to)"
-            )
-        return TeacherLogits(self._matmul("teacher", targets.rows, head.weight[: self.size]), head)
-
-    def _matmul(self, name: str, states: Tensor, matrix: Tensor) -> Tensor:
-        shape = (len(states), self.size)
-        out = self.job.workspace.take(name, shape, dtype=states.dtype, device=states.device)
-        return torch.mm(states, matrix.T, out=out)
-
-    def _block(
-        self, products: Tensor, targets: TeacherLogits | SparseTargets | None, tokens: Tensor, *, by_hand: bool
-    ) -> tuple[Tensor, ...]:
-        """The terms a row; leaves the gradient (before weights) of the loss in `products`."""
-        if by_hand and self._is_known(targets):
-            return self._by_hand(products, targets, tokens)
-        return self._autodiff(products, targets, tokens)
-
-    def _is_known(self, targets: TeacherLogits | SparseTargets | None) -> bool:
-        measure = self.job.measure
-        if isinstance(targets, SparseTargets):
-            return targets.temperature == measure.temperature and has_sparse_rows(measure, targets)
-        # Without targets that are needed, the long way knows what to say.
-        return not measure.needs_teacher if targets is None else dense_rows(measure) is not None
-
-    def _by_hand(
-        self, products: Tensor, targets: TeacherLogits | SparseTargets | None, tokens: Tensor
-    ) -> tuple[Tensor, ...]:
-        measure, head = self.job.measure, self.head
-        alpha, temperature = measure.alpha, measure.temperature
-        z = self._wide("z", products)
-        self._shape_(z, head)
-        shaped = self._copy("shaped", z) if head.softcap is not None else None
-        rows = torch.arange(len(z), device=z.device)
-        at_target = z[rows, tokens]
-        apart = targets is not None and temperature != 1.0
-        hard_q, log_sum = None, None
-        if apart:
-            if alpha < 1.0:
-                hard_q = self._copy("hard", z)
-                log_sum = hard_rows_(hard_q, Pulls(0.0, 1.0))
-            else:
-                log_sum = z.logsumexp(-1)
-            z.div_(temperature)
-        pulls = Pulls(alpha * temperature if apart else alpha, 0.0 if apart else 1.0 - alpha)
-        terms: tuple[Tensor, ...] = ()
-        if targets is None:
-            own_sum = hard_rows_(z, Pulls(0.0, 1.0))
-        else:
-            soft, own_sum = self._soft(z, targets, pulls)
-            terms = (temperature**2 * soft,)
-        hard = (own_sum if log_sum is None else log_sum) - at_target
-        if hard_q is not None:
-            z.add_(hard_q, alpha=1.0 - alpha)
-        if alpha < 1.0 or targets is None:
-            z[rows, tokens] -= 1.0 if targets is None else 1.0 - alpha
-        self._unshape_(z, shaped, head)
-        if self.needs.any and z.data_ptr() != products.data_ptr():
-            products.copy_(z)
-        return (*terms, hard)
-
-    def _soft(self, z: Tensor, targets: TeacherLogits | SparseTargets, pulls: Pulls) -> tuple[Tensor, Tensor]:
-        if isinstance(targets, SparseTargets):
-            return sparse_rows_(z, targets, pulls)
-        t = self._wide("t", targets.products)
-        self._shape_(t, targets.head)
-        if self.job.measure.temperature != 1.0:
-            t.div_(self.job.measure.temperature)
-        p = self.job.workspace.take("p", tuple(z.shape), dtype=z.dtype, device=z.device)
-        by_hand = dense_rows(self.job.measure)
-        assert by_hand is not None
-        return by_hand(z, t, p, pulls)
-
-    def _autodiff(
-        self, products: Tensor, targets: TeacherLogits | SparseTargets | None, tokens: Tensor
-    ) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
-            wide = products.to(self.wide, copy=True).requires_grad_(self.needs.any)
-            terms = self.job.measure.terms(self.head.shape(wide), targets, tokens)
-            loss = torch.stack([share * value.sum() for share, value in terms.values()]).sum()
-        if self.needs.any:
-            products.copy_(torch.autograd.grad(loss, wide)[0])
-        return tuple(value.detach() for _, value in terms.values())
-
-    def _add_gradients(self, here: slice, states: Tensor, gradient: Tensor) -> None:
-        """Weights enter here, where a row is as long as a hidden state and not as a vocabulary."""
-        weights = self.weights[here].unsqueeze(-1).to(self.narrow)
-        if self.grad_rows is not None:
-            self.grad_rows[here] = (gradient @ self.matrix).mul_(weights)
-        if self.grad_weight is None:
-            return
-        into, weighted = self.grad_weight[: self.size], states * weights
-        if into.dtype == gradient.dtype:
-            if here.start == 0:
-                torch.mm(gradient.T, weighted, out=into)
-            else:
-                into.addmm_(gradient.T, weighted)
-            return
-        shape = tuple(into.shape)
-        part = self.job.workspace.take("weight", shape, dtype=gradient.dtype, device=gradient.device)
-        torch.mm(gradient.T, weighted, out=part)
-        if here.start == 0:
-            into.copy_(part)
-        else:
-            into.add_(part)
-
-    def _add_bias(self, weights: Tensor, gradient: Tensor, *, is_first: bool) -> None:
-        assert self.grad_bias is not None
-        here = weights @ gradient.to(self.wide)
-        into = self.grad_bias[: self.size]
-        into.copy_(here) if is_first else into.add_(here)
-
-    def _wide(self, name: str, products: Tensor) -> Tensor:
-        """The products in the wide dtype: themselves, where they have it."""
-        return products if products.dtype == self.wide else self._copy(name, products)
-
-    def _copy(self, name: str, values: Tensor) -> Tensor:
-        shape = tuple(values.shape)
-        return self.job.workspace.take(name, shape, dtype=self.wide, device=values.device).copy_(values)
-
-    def _shape_(self, products: Tensor, head: Head) -> None:
-        """`Head.shape`, in place."""
-        if head.bias is not None:
-            products.add_(head.bias[: self.size])
-        if head.scale != 1.0:
-            products.mul_(head.scale)
-        if head.softcap is not None:
-            products.div_(head.softcap).tanh_().mul_(head.softcap)
-
-    def _unshape_(self, gradient: Tensor, shaped: Tensor | None, head: Head) -> None:
-        """From the gradient in the logits to that in the products."""
-        if shaped is not None and head.softcap is not None:
-            gradient.mul_(shaped.div_(head.softcap).square_().neg_().add_(1.0))
-        if head.scale != 1.0:
-            gradient.mul_(head.scale)
-
-    def _chunk_rows(self) -> int:
-        matrices = 2 if isinstance(self.targets, DenseTargets) else 1
-        rows = _CHUNK_BYTES // (matrices * self.size * self.narrow.itemsize)
-        return max(_LEAST_ROWS, min(_MOST_ROWS, rows))
-
-    def _block_rows(self) -> int:
-        if (chunk_bytes := _BLOCK_BYTES.get(self.rows.device.type)) is None:
-            return max(1, len(self.rows))
-        return max(1, chunk_bytes // (self.size * self.wide.itemsize))
-
-
-def _rows_of(targets: TeacherLogits | SparseTargets | None, rows: slice) -> TeacherLogits | SparseTargets | None:
-    match targets:
-        case TeacherLogits(products, head):
-            return TeacherLogits(products[rows], head)
-        case SparseTargets():
-            block = rows_of(targets, rows.start, rows.stop)
-            assert isinstance(block, SparseTargets)
-            return block
-    return None
 
 
 def _count(targets: SoftTargets | None) -> int | None:

@@ -4,7 +4,8 @@
     .venv/bin/python benchmarks/smollm2.py path/to/wikitext-2/valid.txt     (about 40 minutes on 2 cores; resumes)
 
 Runs recipes/smollm2-20-layers.toml and writes smollm2.md beside this file. WikiText's articles are the documents; its marks are
-taken back ("@-@" to "-" and so on); "<unk>", which stands for a word that was taken out, stays as it stands.
+taken back ("@-@" to "-" and so on); "<unk>", which stands for a word that was taken out, stays as it stands. With --whole-sentences
+only sentences without one are kept (a quarter of the text), and the page is smollm2_whole_sentences.md.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from potstill.recipe import load_recipe
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "smollm2-20-layers.toml"
 TITLE = re.compile(r"^ = [^=].* = $", re.MULTILINE)
+UNKNOWN = "<unk>"
 # What WikiText's tokeniser did, undone.
 MARKS = ((r" @(.)@ ", r"\1"), (r" ([,.;:?!)%])", r"\1"), (r"([($]) ", r"\1"), (r" '(s|t|re|ve)\b", r"'\1"))
 
@@ -36,10 +38,13 @@ def smollm2() -> Path:
     return next(Path(found.submodule_search_locations[0]).glob("*.gguf"))
 
 
-def articles(text: str) -> Iterator[str]:
+def articles(text: str, *, whole_sentences: bool = False) -> Iterator[str]:
     starts = [match.start() for match in TITLE.finditer(text)]
     for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
         article = text[start:end]
+        if whole_sentences:
+            sentences = re.split(r"(?<= [.?!] )|(?<=\n)", article)
+            article = "".join(sentence for sentence in sentences if UNKNOWN not in sentence)
         for mark, plain in MARKS:
             article = re.sub(mark, plain, article)
         yield re.sub(r"\n +", "\n", article).strip()
@@ -48,17 +53,20 @@ def articles(text: str) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wikitext", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("runs/smollm2"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--whole-sentences", action="store_true")
     parser.add_argument("--set", action="append", default=[], dest="sets")
     arguments = parser.parse_args()
+    name = "smollm2_whole_sentences" if arguments.whole_sentences else "smollm2"
+    arguments.out = arguments.out or Path("runs") / name
     text = arguments.out.with_name(f"{arguments.out.name}-text.jsonl")
     text.parent.mkdir(parents=True, exist_ok=True)
-    found = articles(arguments.wikitext.read_text("utf-8"))
+    found = articles(arguments.wikitext.read_text("utf-8"), whole_sentences=arguments.whole_sentences)
     text.write_text("".join(json.dumps({"text": article}) + "\n" for article in found), "utf-8")
     sets = [f'teacher.model="{smollm2()}"', f'data.source="{text}"', *arguments.sets]
     scores = run_recipe(load_recipe(RECIPE, sets=sets), arguments.out, new_console())
     manifest = json.loads((arguments.out / "manifest.json").read_text("utf-8"))
-    (HERE / "smollm2.md").write_text(page(score_table(scores.models), scores, manifest), "utf-8")
+    (HERE / f"{name}.md").write_text(page(score_table(scores.models), scores, manifest), "utf-8")
 
 
 def page(table: str, scores, manifest: dict) -> str:

@@ -20,7 +20,7 @@ from potstill.errors import DataError, ModelError, NotFiniteError, RunDirectoryE
 from potstill.losses import ForwardKL
 from potstill.losses.support import LOG_ZERO
 from potstill.models import head_of, hidden_states
-from potstill.models.forward import device_of
+from potstill.models.forward import device_of, evaluating
 from potstill.types import Batch, DenseTargets, Head, HiddenStates, SoftTargets, Teacher
 
 NUM_BINS = 15
@@ -114,19 +114,6 @@ def measure(
             _add(sums, corpus, batch, hidden_states(model, batch, size=size), targets)
     nothing = np.full(len(corpus), np.nan)
     return Measurement(**{"kl": nothing, "agreements": nothing, **sums})
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """No dropout and no gradient; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
 
 
 @contextmanager

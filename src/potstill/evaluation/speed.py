@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from potstill.evaluation.measuring import evaluating
 from potstill.models import head_of
-from potstill.models.forward import device_of
+from potstill.models.forward import device_of, evaluating
 
 _REPEATS = 5
 

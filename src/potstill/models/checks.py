@@ -6,16 +6,13 @@ read. Each check runs the model in evaluation mode and leaves it as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError, NotFiniteError
-from potstill.models.forward import device_of, head_of, hidden_states
+from potstill.models.forward import device_of, evaluating, head_of, hidden_states
 from potstill.types import Batch
 
 
@@ -28,7 +25,7 @@ def check_head(model: PreTrainedModel) -> None:
     tokens[1, :-1] = tokens[0, :-1]  # two rows that differ in their last token only
     tokens[1, -1] = (tokens[0, -1] + 1) % head_of(model).num_tokens
     batch = _batch_of(tokens, torch.arange(8, device=tokens.device).expand(2, 8))
-    with _evaluating(model):
+    with evaluating(model):
         states = hidden_states(model, batch)
         logits = states.head.logits(states.rows)
         own = model(input_ids=tokens, use_cache=False).logits.flatten(0, 1)
@@ -54,7 +51,7 @@ def check_packing(model: PreTrainedModel) -> None:
     """Two contexts in one row give the hidden states they give alone. Raises ModelError otherwise."""
     tokens = _random_tokens(model, 1, 12)
     positions = torch.cat([torch.arange(5), torch.arange(7)])[None].to(tokens.device)
-    with _evaluating(model):
+    with evaluating(model):
         packed = hidden_states(model, _batch_of(tokens, positions)).rows
         first = hidden_states(model, _batch_of(tokens[:, :5], positions[:, :5])).rows
         second = hidden_states(model, _batch_of(tokens[:, 5:], positions[:, 5:])).rows
@@ -63,18 +60,6 @@ def check_packing(model: PreTrainedModel) -> None:
             f"{type(model).__name__} can't keep texts in one row apart by their positions (its hidden states are "
             f"{error:.1%} off those of the texts alone): turn packing off (training.packing = false)"
         )
-
-
-@contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
 
 
 def _random_tokens(model: PreTrainedModel, rows: int, width: int) -> Int[Tensor, "rows width"]:

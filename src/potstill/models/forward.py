@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -66,3 +68,16 @@ def _takes_positions(model: PreTrainedModel) -> bool:
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter lives, which is where its inputs belong."""
     return next(model.parameters()).device
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout and no gradient; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training

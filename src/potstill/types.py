@@ -132,6 +132,24 @@ class SparseTargets:
     rest: Float[Tensor, " predictions"] | None
     temperature: float = 1.0
 
+    @classmethod
+    def from_ragged(
+        cls,
+        ids: Int[Tensor, " listed"],
+        probs: Float[Tensor, " listed"],
+        offsets: Int[Tensor, " bounds"],
+        rest: Float[Tensor, " predictions"] | None,
+        temperature: float = 1.0,
+    ) -> SparseTargets:
+        """From a list of tokens for each prediction, one after another (CSR): those of prediction i stand at offsets[i] up to
+        offsets[i + 1]."""
+        counts = offsets.diff()
+        slots = int(counts.max()) if len(counts) else 0
+        is_used = torch.arange(slots, device=ids.device) < counts.unsqueeze(-1)
+        padded_ids, padded_probs = ids.new_full(is_used.shape, -1), probs.new_zeros(is_used.shape)
+        padded_ids[is_used], padded_probs[is_used] = ids, probs
+        return cls(padded_ids, padded_probs, rest, temperature)
+
     @property
     def is_sampled(self) -> bool:
         """Whether this is an unbiased sample rather than a partition into events."""

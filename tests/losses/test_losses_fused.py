@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from potstill.errors import LossError
 from potstill.losses import (
     DIVERGENCES,
     ForwardKL,
@@ -234,3 +239,49 @@ def test_bf16_gradients_of_many_chunks_do_not_drift():
 
     exact = gradient(torch.float64, 1600)
     assert (gradient(torch.bfloat16, 8) - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.slow
+def test_compiled_gives_the_same_numbers():
+    """In a process of its own: the checks of shape annotations and the compiler don't go together."""
+    script = Path(__file__).with_name("compiled_losses.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    *errors, graphs = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(errors) == 10
+    assert graphs == {"graphs": 6}
+    for found in errors:
+        tolerance = TOLERANCE[torch.float32 if found["dtype"] == "torch.float32" else torch.bfloat16]
+        assert max(found["from_eager"]) <= tolerance, found
+        assert max(found["from_fp64"]) <= 10 * tolerance, found
+
+
+def test_backward_hands_the_gradient_on_once():
+    student, tokens, weights = student_of(torch.float32), torch.zeros(ROWS, dtype=torch.int64), torch.ones(ROWS)
+    loss = linear_loss(student, targets_of("dense", torch.float32, 1.0), tokens, weights, SoftLabelLoss())
+    loss.total.backward(retain_graph=True)
+    with pytest.raises(LossError, match="already handed on"):
+        loss.total.backward()
+
+
+@pytest.mark.parametrize(("rows", "most", "expected"), [(1024, 682, 512), (0, 64, 1), (1, 64, 1), (129, 64, 43)])
+def test_chunks_are_even(rows, most, expected):
+    assert engine.even_chunks(rows, most) == expected
+
+
+def test_ragged_targets_are_those_with_unused_slots():
+    student = student_of(torch.float64)
+    padded = targets_of("padded", torch.float64, 1.0)
+    is_used = padded.ids >= 0
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), is_used.sum(-1).cumsum(0)])
+    ragged = SparseTargets.from_ragged(padded.ids[is_used], padded.probs[is_used], offsets, padded.rest)
+    assert ragged.ids.shape[1] == is_used.sum(-1).max()
+    tokens, weights = torch.zeros(ROWS, dtype=torch.int64), torch.ones(ROWS)
+    one, other = (linear_loss(student, targets, tokens, weights, SoftLabelLoss()).total for targets in (padded, ragged))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=0.0)
+
+
+def test_no_ragged_targets_at_all():
+    nothing = torch.zeros(0)
+    ragged = SparseTargets.from_ragged(nothing.long(), nothing, torch.zeros(1, dtype=torch.int64), None)
+    assert ragged.ids.shape == (0, 0)

@@ -61,6 +61,7 @@ def test_every_setting_of_the_loop_comes_from_the_recipe() -> None:
         "beta2": 0.2,
         "max_gradient_norm": 9.0,
         "gradient_checkpointing": True,
+        "compile_loss": True,
         "checkpoint_every": 11,
         "seed": 13,
         "schedule": {"kind": "constant"},

@@ -12,6 +12,7 @@ divergences.py  the formulas, two to six lines each, over (log p, log q)
 soft.py         temperature and the mixture with hard labels:  L = α·T²·D(p_T ‖ q_T) + (1-α)·CE(y, q)
 linear.py       from hidden states to the loss and its gradient, one chunk of logits at a time
 engine.py       chunk by chunk the matmuls, block by block the row mathematics
+by_hand.py      one block: head, temperature and both terms around the formulas of fused.py; the same through torch.compile
 fused.py        gradients derived by hand and worked out in place: forward and reverse KL, Jensen-Shannon, sparse targets
 workspace.py    memory that is used again
 """

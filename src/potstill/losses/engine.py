@@ -6,23 +6,26 @@ what the row mathematics sees: on a CPU small enough to stay in the cache throug
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from potstill.errors import LossError
-from potstill.losses.fused import Pulls, dense_rows, hard_rows_, has_sparse_rows, sparse_rows_
+from potstill.losses.by_hand import compiled_loss_of_rows_, loss_of_rows_
+from potstill.losses.fused import dense_rows, has_sparse_rows
 from potstill.losses.soft import SoftLabelLoss
 from potstill.losses.support import TeacherLogits, in_dtype, rows_of
 from potstill.losses.workspace import Workspace
 from potstill.types import DenseTargets, Head, SoftTargets, SparseTargets
 
-# Of the logits in a chunk, in the matmul's dtype, teacher's and student's together.
-_CHUNK_BYTES = 256 * 2**20
+# Of the logits in a chunk, in the matmul's dtype, teacher's and student's together. Measured and fixed, not tuned at run time:
+# the number of rows decides the order of sums, and a resumed run must go on with the same bits.
+_CHUNK_BYTES, _CHUNK_BYTES_ELSEWHERE = {"cpu": 384 * 2**20}, 2**30
 _LEAST_ROWS, _MOST_ROWS = 64, 2048
-# Of one wide matrix in a block, where there is a cache to stay in; elsewhere a block is a chunk.
-_BLOCK_BYTES = {"cpu": 2 * 2**20}
+# Of one wide matrix in a block: on a CPU what stays in the cache, elsewhere enough to keep all cores busy.
+_BLOCK_BYTES, _BLOCK_BYTES_ELSEWHERE = {"cpu": 2 * 2**20}, 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Work:
     narrow: torch.dtype
     chunk_rows: int | None
     workspace: Workspace
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Engine:
         """(total, parts), with the gradients filled in."""
         num_terms = 1 + self.job.measure.needs_teacher
         parts = torch.zeros(num_terms, dtype=self.wide, device=self.rows.device)
-        chunk = self.job.chunk_rows or self._chunk_rows()
+        chunk = self.job.chunk_rows or even_chunks(len(self.rows), self._most_chunk_rows())
         for gradient in (self.grad_weight, self.grad_bias):
             if gradient is not None:
                 (gradient if len(self.rows) == 0 else gradient[self.size :]).zero_()
@@ -134,7 +138,11 @@ class Engine:
     ) -> tuple[Tensor, ...]:
         """The terms a row; leaves the gradient (before weights) of the loss in `products`."""
         if by_hand and self._is_known(targets):
-            return self._by_hand(products, targets, tokens)
+            # Dense only: the compiler (torch 2.13) gave wrong gradients where a scatter_add_ is followed by an add_.
+            is_compiled = self.job.compiled and not isinstance(targets, SparseTargets)
+            rows_by_hand = compiled_loss_of_rows_() if is_compiled else loss_of_rows_
+            room = Workspace() if is_compiled else self.job.workspace
+            return rows_by_hand(products, targets, tokens, self.job.measure, self.head, room)
         return self._autodiff(products, targets, tokens)
 
     def _is_known(self, targets: TeacherLogits | SparseTargets | None) -> bool:
@@ -143,54 +151,6 @@ class Engine:
             return targets.temperature == measure.temperature and has_sparse_rows(measure, targets)
         # Without targets that are needed, the long way knows what to say.
         return not measure.needs_teacher if targets is None else dense_rows(measure) is not None
-
-    def _by_hand(
-        self, products: Tensor, targets: TeacherLogits | SparseTargets | None, tokens: Tensor
-    ) -> tuple[Tensor, ...]:
-        measure, head = self.job.measure, self.head
-        alpha, temperature = measure.alpha, measure.temperature
-        z = self._wide("z", products)
-        self._shape_(z, head)
-        shaped = self._copy("shaped", z) if head.softcap is not None else None
-        rows = torch.arange(len(z), device=z.device)
-        at_target = z[rows, tokens]
-        apart = targets is not None and temperature != 1.0
-        hard_q, log_sum = None, None
-        if apart:
-            if alpha < 1.0:
-                hard_q = self._copy("hard", z)
-                log_sum = hard_rows_(hard_q, Pulls(0.0, 1.0))
-            else:
-                log_sum = z.logsumexp(-1)
-            z.div_(temperature)
-        pulls = Pulls(alpha * temperature if apart else alpha, 0.0 if apart else 1.0 - alpha)
-        terms: tuple[Tensor, ...] = ()
-        if targets is None:
-            own_sum = hard_rows_(z, Pulls(0.0, 1.0))
-        else:
-            soft, own_sum = self._soft(z, targets, pulls)
-            terms = (temperature**2 * soft,)
-        hard = (own_sum if log_sum is None else log_sum) - at_target
-        if hard_q is not None:
-            z.add_(hard_q, alpha=1.0 - alpha)
-        if alpha < 1.0 or targets is None:
-            z[rows, tokens] -= 1.0 if targets is None else 1.0 - alpha
-        self._unshape_(z, shaped, head)
-        if self.needs.any and z.data_ptr() != products.data_ptr():
-            products.copy_(z)
-        return (*terms, hard)
-
-    def _soft(self, z: Tensor, targets: TeacherLogits | SparseTargets, pulls: Pulls) -> tuple[Tensor, Tensor]:
-        if isinstance(targets, SparseTargets):
-            return sparse_rows_(z, targets, pulls)
-        t = self._wide("t", targets.products)
-        self._shape_(t, targets.head)
-        if self.job.measure.temperature != 1.0:
-            t.div_(self.job.measure.temperature)
-        p = self.job.workspace.take("p", tuple(z.shape), dtype=z.dtype, device=z.device)
-        by_hand = dense_rows(self.job.measure)
-        assert by_hand is not None
-        return by_hand(z, t, p, pulls)
 
     def _autodiff(
         self, products: Tensor, targets: TeacherLogits | SparseTargets | None, tokens: Tensor
@@ -231,39 +191,20 @@ class Engine:
         into = self.grad_bias[: self.size]
         into.copy_(here) if is_first else into.add_(here)
 
-    def _wide(self, name: str, products: Tensor) -> Tensor:
-        """The products in the wide dtype: themselves, where they have it."""
-        return products if products.dtype == self.wide else self._copy(name, products)
-
-    def _copy(self, name: str, values: Tensor) -> Tensor:
-        shape = tuple(values.shape)
-        return self.job.workspace.take(name, shape, dtype=self.wide, device=values.device).copy_(values)
-
-    def _shape_(self, products: Tensor, head: Head) -> None:
-        """`Head.shape`, in place."""
-        if head.bias is not None:
-            products.add_(head.bias[: self.size])
-        if head.scale != 1.0:
-            products.mul_(head.scale)
-        if head.softcap is not None:
-            products.div_(head.softcap).tanh_().mul_(head.softcap)
-
-    def _unshape_(self, gradient: Tensor, shaped: Tensor | None, head: Head) -> None:
-        """From the gradient in the logits to that in the products."""
-        if shaped is not None and head.softcap is not None:
-            gradient.mul_(shaped.div_(head.softcap).square_().neg_().add_(1.0))
-        if head.scale != 1.0:
-            gradient.mul_(head.scale)
-
-    def _chunk_rows(self) -> int:
+    def _most_chunk_rows(self) -> int:
         matrices = 2 if isinstance(self.targets, DenseTargets) else 1
-        rows = _CHUNK_BYTES // (matrices * self.size * self.narrow.itemsize)
+        most = _CHUNK_BYTES.get(self.rows.device.type, _CHUNK_BYTES_ELSEWHERE)
+        rows = most // (matrices * self.size * self.narrow.itemsize)
         return max(_LEAST_ROWS, min(_MOST_ROWS, rows))
 
     def _block_rows(self) -> int:
-        if (chunk_bytes := _BLOCK_BYTES.get(self.rows.device.type)) is None:
-            return max(1, len(self.rows))
-        return max(1, chunk_bytes // (self.size * self.wide.itemsize))
+        most = _BLOCK_BYTES.get(self.rows.device.type, _BLOCK_BYTES_ELSEWHERE)
+        return max(1, most // (self.size * self.wide.itemsize))
+
+
+def even_chunks(rows: int, most: int) -> int:
+    """Rows a chunk, so that chunks of at most so many are about equally large: a small last one makes a slow matmul."""
+    return max(1, math.ceil(rows / max(1, math.ceil(rows / most))))
 
 
 def _rows_of(targets: TeacherLogits | SparseTargets | None, rows: slice) -> TeacherLogits | SparseTargets | None:

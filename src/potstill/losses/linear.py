@@ -32,11 +32,13 @@ def linear_loss(
     *,
     chunk_rows: int | None = None,
     workspace: Workspace | None = None,
+    compiled: bool = False,
 ) -> Loss:
     """Σ weight · (α·T²·D + (1-α)·CE) over the predictions, differentiable in the hidden states and the head.
 
     The chunk size changes memory and speed, never a number beyond rounding. A `workspace` that is kept from call to call
-    saves getting the memory anew. With no prediction at all the loss is a zero that is still connected to the student.
+    saves getting the memory anew. `compiled` sends the row mathematics through torch.compile: for GPUs, where each of its
+    passes goes through memory. With no prediction at all the loss is a zero that is still connected to the student.
     Differentiable once.
     """
     for what, found in (("tokens", len(tokens)), ("weights", len(weights)), ("soft targets", _count(targets))):
@@ -54,6 +56,7 @@ def linear_loss(
         narrow=torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype,
         chunk_rows=chunk_rows,
         workspace=workspace or Workspace(),
+        compiled=compiled,
     )
     total, parts = _ChunkedLoss.apply(student.rows, head.weight, head.bias, tokens, weights.to(wide), job)
     names = ["soft", "hard"] if measure.needs_teacher else ["hard"]
@@ -101,7 +104,8 @@ class _ChunkedLoss(torch.autograd.Function):
             # A probability of zero makes the short way's value infinite or NaN; the long way has a floor for it.
             if job.measure.needs_teacher and not bool(torch.isfinite(total)):
                 total, parts = engine.run(tokens, by_hand=False)
-        ctx.save_for_backward(*engine.gradients)  # type: ignore[arg-type]  # None is kept as None
+        # Ours alone, and handed on once: scaled in place, so that backward neither gets nor copies memory.
+        ctx.gradients = engine.gradients  # type: ignore[attr-defined]
         ctx.mark_non_differentiable(parts)
         ctx.dtypes = (rows.dtype, weight.dtype, None if bias is None else bias.dtype)  # type: ignore[attr-defined]
         return total, parts
@@ -111,9 +115,14 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(  # type: ignore[override]
         ctx: torch.autograd.function.FunctionCtx, *grads: Tensor
     ) -> tuple[Tensor | None, ...]:
+        if (found := ctx.gradients) is None:  # type: ignore[attr-defined]
+            raise LossError(
+                "the gradient of this loss was already handed on: call linear_loss anew instead of backward twice"
+            )
+        ctx.gradients = None  # type: ignore[attr-defined]
         gradients = [
-            None if saved is None else (saved * grads[0].to(saved.dtype)).to(dtype)
-            for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)  # type: ignore[attr-defined]
+            None if one is None else one.mul_(grads[0].to(one.dtype)).to(dtype)
+            for one, dtype in zip(found, ctx.dtypes, strict=True)  # type: ignore[attr-defined]
         ]
         return (*gradients, None, None, None)
 

@@ -15,6 +15,7 @@ that is the truth.
     checks.py     check_head, check_packing         ask the model, don't trust the config
     sizes.py      size_of -> Size, check_context    parameters and bytes; how long a text may be
     precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
+    precision.py  holds_exactly, hold_in_           a frozen model in the dtype it is run in
     precision.py  this_device, on_this_device       where this process computes
     save.py       save_model                        write beside, then rename
 """
@@ -22,7 +23,7 @@ that is the truth.
 from potstill.models.checks import check_head, check_packing
 from potstill.models.forward import head_of, hidden_states
 from potstill.models.load import load_model, load_shape, load_tokenizer
-from potstill.models.precision import faster_dtype, matmul_speed, on_this_device, this_device
+from potstill.models.precision import faster_dtype, hold_in_, holds_exactly, matmul_speed, on_this_device, this_device
 from potstill.models.save import save_model
 from potstill.models.sizes import Size, check_context, size_of
 
@@ -34,6 +35,8 @@ __all__ = [
     "faster_dtype",
     "head_of",
     "hidden_states",
+    "hold_in_",
+    "holds_exactly",
     "load_model",
     "load_shape",
     "load_tokenizer",

@@ -32,6 +32,18 @@ def faster_dtype(device: torch.device | str) -> torch.dtype:
     return _measured(torch.device(device))
 
 
+@torch.no_grad()
+def holds_exactly(model: PreTrainedModel, dtype: torch.dtype) -> bool:
+    """Whether the model's weights lose nothing in this dtype, as those of a checkpoint that was written in it."""
+    return all(bool((weight.to(dtype).to(weight.dtype) == weight).all()) for weight in model.parameters())
+
+
+def hold_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Cast the model's weights in place, and only them: buffers (rotary frequencies) stay as exact as they are."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+
+
 def matmul_speed(device: torch.device | str, dtype: torch.dtype) -> float:
     """Floating point operations a second of a linear layer's training step (three matmuls), casts included."""
     return 6 * _ROWS * _WIDTH * _WIDE / _seconds(torch.device(device), dtype)

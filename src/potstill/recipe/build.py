@@ -51,19 +51,20 @@ def build_settings(training: TrainingTable, *, steps: int, dtype: torch.dtype) -
         max_gradient_norm=training.max_gradient_norm,
         dtype=dtype,
         gradient_checkpointing=training.gradient_checkpointing,
+        compile_loss=training.compile_loss,
         checkpoint_every=training.checkpoint_every,
         seed=training.seed,
     )
 
 
 def build_student(student: CopiedStudent | ModelStudent | FreshStudent, teacher: PreTrainedModel) -> PreTrainedModel:
-    """The untouched student that [student] describes; the same each time."""
+    """The untouched student that [student] describes, in float32 whatever the teacher is held in; the same each time."""
     from potstill import students
     from potstill.models import load_model
 
     match student:
         case CopiedStudent():
-            return students.copy_layers(teacher, _layers(student, teacher.config.num_hidden_layers))[0]
+            return students.copy_layers(teacher, _layers(student, teacher.config.num_hidden_layers))[0].float()
         case ModelStudent():
             return load_model(student.model)
         case FreshStudent():

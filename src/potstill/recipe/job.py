@@ -36,7 +36,7 @@ class BuiltJob:
 
 def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
-    from potstill.models import faster_dtype, size_of
+    from potstill.models import faster_dtype, hold_in_, holds_exactly, size_of
     from potstill.runs import (
         Job,
         RunFolder,
@@ -60,6 +60,8 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     batches, held_out = _text(recipe, _corpus(recipe, folder, tokenizer, size, say))
     training = recipe.training
     dtype = _dtype(recipe, folder, faster_dtype)
+    if holds_exactly(model, dtype):
+        hold_in_(model, dtype)
     steps = num_steps(
         training,
         tokens_per_step=training.rows * training.length,

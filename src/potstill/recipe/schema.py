@@ -124,6 +124,8 @@ class TrainingTable(Table):
     """Of the forward pass; auto measures which is faster on this machine."""
     gradient_checkpointing: bool = False
     """Compute activations twice to keep fewer of them: less memory, about a third slower."""
+    compile_loss: bool = False
+    """Send the loss through torch.compile, for GPUs: the first step takes a minute, the others less time."""
     packing: bool = True
     """Put several short documents into one sequence, each blind to the others."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 200

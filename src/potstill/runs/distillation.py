@@ -90,7 +90,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
                     yield ArmStep(arm, step)
             yield from measured(arm.name, lambda arm=arm: _student(folder, arm))
             folder.forget_checkpoints(arm.name)
-    student = on_this_device(load_model(folder.of_arm(STUDENT) / "student"))
+    student = on_this_device(load_model(folder.of_arm(STUDENT) / "student", dtype=job.teacher.model.dtype))
     sizes = {"teacher": size_of(job.teacher.model), STUDENT: size_of(student)}
     if job.speed and not (folder.path / _SPEEDS).exists():
         yield Stage("timing teacher and student")

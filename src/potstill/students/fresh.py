@@ -18,8 +18,8 @@ from potstill.students.configs import ConfigValue, by_layer, changed_config
 def fresh(config_of: PreTrainedModel, changes: Mapping[str, ConfigValue], seed: int) -> PreTrainedModel:
     """A model of the same family with random weights, shaped as `config_of` but for the changed settings.
 
-    Per-layer lists keep their beginning when layers get fewer, so a repeating pattern goes on repeating. The weights are a
-    function of the configuration and the seed. Raises ModelError for a setting the family hasn't got, and for settings
+    Per-layer lists keep their beginning when layers get fewer, so a repeating pattern goes on repeating. The weights, in
+    float32, are a function of the configuration and the seed. Raises ModelError for a setting the family hasn't got, and for settings
     that don't fit together.
     """
     _check_names(config_of.config, changes)
@@ -28,7 +28,7 @@ def fresh(config_of: PreTrainedModel, changes: Mapping[str, ConfigValue], seed: 
         torch.manual_seed(seed)
         try:
             config = changed_config(config_of.config, _kept_layers(config_of.config, changes), changes)
-            student = AutoModelForCausalLM.from_config(config, dtype=config_of.dtype)
+            student = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             if student.device.type != "meta":
                 check_head(student)
         except ModelError:

@@ -51,6 +51,7 @@ class TrainingSettings:
     max_gradient_norm: float = 1.0
     dtype: torch.dtype = torch.float32
     gradient_checkpointing: bool = False
+    compile_loss: bool = False
     checkpoint_every: int | None = None
     seed: int = 0
 
@@ -102,7 +103,7 @@ def train(
     done = 0
     if folder is not None and (newest := newest_checkpoint(folder)) is not None:
         done = load_checkpoint_(newest, student, optimizer)
-    objective = accelerator.prepare_model(_Objective(student, measure, size))
+    objective = accelerator.prepare_model(_Objective(student, measure, size, compiled=settings.compile_loss))
     text = _ahead(batches.from_step(done))
     for index in range(done, settings.steps):
         started = time.perf_counter()
@@ -134,16 +135,18 @@ def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 class _Objective(nn.Module):
     """The student with its loss, so that distributed wrappers see one forward pass that ends in the loss."""
 
-    def __init__(self, student: PreTrainedModel, measure: SoftLabelLoss, size: int | None) -> None:
+    def __init__(self, student: PreTrainedModel, measure: SoftLabelLoss, size: int | None, *, compiled: bool) -> None:
         super().__init__()
-        self.student, self.measure, self.size = student, measure, size
+        self.student, self.measure, self.size, self.compiled = student, measure, size, compiled
         self.workspace = Workspace()
 
     def forward(self, batch: Batch, targets: SoftTargets | None) -> tuple[Tensor, dict[str, Tensor]]:
         states = hidden_states(self.student, batch, size=self.size)
         counted = batch.counted
         tokens, weights = batch.targets[counted], batch.weights[counted]
-        loss = linear_loss(states, targets, tokens, weights, self.measure, workspace=self.workspace)
+        loss = linear_loss(
+            states, targets, tokens, weights, self.measure, workspace=self.workspace, compiled=self.compiled
+        )
         return loss.total, dict(loss.parts)
 
 

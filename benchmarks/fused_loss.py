@@ -18,7 +18,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -30,7 +30,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from potstill.losses import Divergence, ForwardKL, JensenShannon, ReverseKL, SoftLabelLoss, Workspace, linear_loss
-from potstill.models import faster_dtype
 from potstill.types import DenseTargets, Head, HiddenStates, SparseTargets
 
 HERE = Path(__file__).parent
@@ -75,8 +74,9 @@ def bare_matmuls(problem: Problem, block: int | None, *, teacher: bool = True) -
     rows, weight = problem.rows.detach(), problem.weight.detach()
     step = block or len(rows)
     shape = (min(step, len(rows)), len(weight))
-    logits, teacher_logits = (torch.empty(shape, dtype=rows.dtype) for _ in range(2))
-    grad_rows, grad_weight = torch.empty_like(rows), torch.empty_like(weight)
+    # Zeros, so that the memory is there: the matmuls need no warm-up.
+    logits, teacher_logits = (torch.zeros(shape, dtype=rows.dtype) for _ in range(2))
+    grad_rows, grad_weight = torch.zeros_like(rows), torch.zeros_like(weight)
 
     def run() -> None:
         for start in range(0, len(rows), step):
@@ -179,21 +179,23 @@ def linear_cross_entropy(problem: Problem) -> Run:
     return run
 
 
-def contenders(problem: Problem) -> dict[str, Run]:
+def contenders(problem: Problem, *, quick: bool = False) -> dict[str, Run]:
     made: dict[str, Callable[[], Run]] = {
         "ours: forward KL + hard": lambda: ours(problem, ForwardKL(), 0.5),
         "ours: reverse KL": lambda: ours(problem, ReverseKL(), 1.0),
         "ours: Jensen-Shannon": lambda: ours(problem, JensenShannon(0.5), 1.0),
         "ours: stored, 12 samples": lambda: ours(problem, ForwardKL(), 1.0, targets=stored(problem)),
-        "ours: hard labels": lambda: ours(problem, ForwardKL(), 0.0),
         "naive PyTorch: forward KL + hard": lambda: naive(problem, 0.5),
         "TRL chunked divergence: forward KL": lambda: trl(problem, 0.0),
+    }
+    more: dict[str, Callable[[], Run]] = {
+        "ours: hard labels": lambda: ours(problem, ForwardKL(), 0.0),
         "torchtune chunked: forward KL": lambda: torchtune(problem),
         "Liger chunked: forward KL": lambda: liger(problem),
         "F.linear_cross_entropy: hard labels": lambda: linear_cross_entropy(problem),
     }
     found = {}
-    for name, make in made.items():
+    for name, make in (made if quick else made | more).items():
         try:
             found[name] = make()
         except (ImportError, AttributeError) as error:
@@ -201,12 +203,16 @@ def contenders(problem: Problem) -> dict[str, Run]:
     return found
 
 
-def timed(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds; the contenders take turns, after a warm-up each. What fails is left out, with its reason."""
+def timed(runs: dict[str, Callable[[], object]], rounds: int, *, once: Container[str] = ()) -> dict[str, float]:
+    """Median seconds; the contenders take turns, after a warm-up each, so that a slow moment of the machine is nobody's own.
+
+    Those in `once` run a single time and have to be warm. What fails is left out, with its reason.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            if name not in seconds:
+            is_warm = name in once or "blocks of" in name
+            if name not in seconds or (number == 0 and is_warm) or (number > 1 and name in once):
                 continue
             started = time.perf_counter()
             try:
@@ -220,12 +226,15 @@ def timed(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, float
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def limit(problem: Problem, rounds: int, *, teacher: bool) -> tuple[float, int | None]:
-    """(seconds of the bare matmuls in their best blocking, that blocking)."""
-    blocks = [block for block in BLOCKINGS if block is None or block < len(problem.rows)]
-    found = timed({str(block): bare_matmuls(problem, block, teacher=teacher) for block in blocks}, rounds)
-    best = min(found, key=found.__getitem__)
-    return found[best], None if best == "None" else int(best)
+def limits(problem: Problem, *, quick: bool) -> dict[str, Callable[[], object]]:
+    """The bare matmuls in every blocking of rows."""
+    blocks = [block for block in BLOCKINGS if block is None or (256 if quick else 0) <= block < len(problem.rows)]
+    four = {f"four in blocks of {block or len(problem.rows)}": bare_matmuls(problem, block) for block in blocks}
+    three = {
+        f"three in blocks of {block or len(problem.rows)}": bare_matmuls(problem, block, teacher=False)
+        for block in blocks[-1 if quick else 0 :]
+    }
+    return four | three
 
 
 def error_of(dtype: torch.dtype) -> dict[str, float]:
@@ -248,20 +257,26 @@ def reference(problem: Problem, divergence: Divergence, alpha: float) -> tuple[T
     return gradients(problem, alpha * soft + (1 - alpha) * F.cross_entropy(z, problem.tokens, reduction="sum"))
 
 
-def extra_memory(make: Callable[[], Run]) -> float:
-    """Bytes that one run adds to the process at its peak, measured in a child so that nothing is left over from before."""
-    reader, writer = os.pipe()
-    if (child := os.fork()) == 0:
-        torch.set_num_threads(max(1, torch.get_num_threads()))
-        run = make()
-        Path("/proc/self/clear_refs").write_text("5")
-        before = resident("VmRSS")
-        run()
-        os.write(writer, str(resident("VmHWM") - before).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writer)
-    return float(os.read(reader, 100) or b"nan")
+def extra_memory(makes: dict[str, Callable[[], Run]]) -> dict[str, float]:
+    """Bytes that one run adds to a process at its peak, each in a child of its own, side by side: nothing is left over from before."""
+    children = {}
+    for name, make in makes.items():
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            torch.set_num_threads(max(1, torch.get_num_threads() // len(makes)))
+            run = make()
+            Path("/proc/self/clear_refs").write_text("5")
+            before = resident("VmRSS")
+            run()
+            os.write(writer, str(resident("VmHWM") - before).encode())
+            os._exit(0)
+        os.close(writer)
+        children[name] = (child, reader)
+    found = {}
+    for name, (child, reader) in children.items():
+        os.waitpid(child, 0)
+        found[name] = float(os.read(reader, 100) or b"nan")
+    return found
 
 
 def resident(what: str) -> int:
@@ -269,18 +284,41 @@ def resident(what: str) -> int:
     return 1024 * int(line.split()[1])
 
 
-def measure(dtype: torch.dtype, rows: int, rounds: int) -> dict[str, float]:
-    """Seconds of each contender, the limits among them."""
+def measure(dtype: torch.dtype, rows: int, rounds: int, *, quick: bool) -> dict[str, float]:
+    """Seconds of each contender, the limits first. Quick: only those the JSON speaks of, and peers once."""
     problem = new_problem(rows).to(dtype)
-    four, block = limit(problem, rounds, teacher=True)
-    three = timed({"three": bare_matmuls(problem, block, teacher=False)}, rounds)["three"]
-    found = {"the limit: four matmuls": four, "the limit: three matmuls": three}
-    print(f"\n{str(dtype).removeprefix('torch.')}, {rows:,} rows; bare matmuls best in blocks of {block or rows} rows")
-    found |= timed(contenders(problem), rounds)
+    runs = contenders(problem, quick=quick)
+    peers = {name for name in runs if quick and not name.startswith("ours")}
+    for name, run in contenders(problem.head(64).to(dtype), quick=True).items():
+        if name in peers:
+            run()
+    bare = limits(problem, quick=quick)
+    times = timed({**bare, **runs}, rounds, once=peers)
+    found = {}
+    for count in ("four", "three"):
+        best = min((name for name in bare if name.startswith(count)), key=times.__getitem__)
+        found[f"the limit: {count} matmuls"] = times[best]
+        print(f"bare matmuls best: {best} rows")
+    found |= {name: seconds for name, seconds in times.items() if name not in bare}
+    print(f"\n{str(dtype).removeprefix('torch.')}, {rows:,} rows")
     for name, seconds in found.items():
-        bare = three if "stored" in name or "hard labels" in name or "three" in name else four
-        print(f"  {name:38s} {seconds:8.3f} s  {seconds / bare:6.2f} × its limit")
+        print(f"  {name:38s} {seconds:8.3f} s  {seconds / found[limit_of(name)]:6.2f} × its limit")
     return found
+
+
+def limit_of(name: str) -> str:
+    """Offline and hard labels need no teacher's matmul."""
+    is_alone = any(word in name for word in ("stored", "hard labels", "three"))
+    return f"the limit: {'three' if is_alone else 'four'} matmuls"
+
+
+def is_faster(dtype: torch.dtype) -> bool:
+    """Than fp32, in a matmul as large as a chunk's."""
+    seconds = {}
+    for kind in (torch.float32, dtype):
+        rows, weight = torch.ones(128, WIDTH, dtype=kind), torch.ones(4096, WIDTH, dtype=kind)
+        seconds[kind] = timed({"matmul": lambda rows=rows, weight=weight: rows @ weight.T}, 3)["matmul"]
+    return seconds[torch.float32] > 1.3 * seconds[dtype]
 
 
 def keys(found: dict[str, float] | None, dtype: str) -> dict[str, float | None]:
@@ -333,8 +371,7 @@ def table(found: dict[str, dict[str, float]]) -> Iterable[str]:
     for name in next(iter(found.values())):
         cells = []
         for times in found.values():
-            bare = "three" if "stored" in name or "hard labels" in name or "three" in name else "four"
-            ratio = times[name] / times[f"the limit: {bare} matmuls"] if name in times else float("nan")
+            ratio = times[name] / times[limit_of(name)] if name in times else float("nan")
             cells.append(f"{times.get(name, float('nan')):.3f} | {ratio:.2f}")
         yield f"| {name} | {' | '.join(cells)} |"
 
@@ -344,12 +381,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rows, rounds = (512, 1) if arguments.quick else (1024, 3)
+    rows, rounds = (512, 2) if arguments.quick else (1024, 3)
     # Forked before this process has threads of its own: a child would wait for them for ever.
-    memory = {name: extra_memory(make) for name, make in memory_contenders().items()}
-    is_native = faster_dtype("cpu") == torch.bfloat16
-    dtypes = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if is_native else {})
-    found = {name: measure(dtype, rows, rounds) for name, dtype in dtypes.items()}
+    memory = extra_memory(memory_contenders())
+    dtypes = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if is_faster(torch.bfloat16) else {})
+    found = {name: measure(dtype, rows, rounds, quick=arguments.quick) for name, dtype in dtypes.items()}
     errors = {name: error_of(dtype) for name, dtype in dtypes.items()}
     result: dict[str, object] = {}
     for dtype in ("bf16", "fp32"):
@@ -370,7 +406,8 @@ def main() -> None:
 def memory_contenders() -> dict[str, Callable[[], Run]]:
     return {
         "ours": lambda: ours(new_problem(4096).to(torch.float32), ForwardKL(), 0.5),
-        "naive": lambda: naive(new_problem(4096).to(torch.float32), 0.5),
+        # Narrow, for time: its memory is logits, and what it is spared makes its figure smaller, not ours.
+        "naive": lambda: naive(new_problem(4096, width=64).to(torch.float32), 0.5),
     }
 
 
@@ -384,7 +421,9 @@ def page(found: dict, memory: dict[str, float], errors: dict) -> Iterable[str]:
     yield from table(found)
     yield ""
     yield f"Extra memory at 4,096 rows, fp32: ours {memory['ours'] / 2**20:,.0f} MiB, naive {memory['naive'] / 2**20:,.0f} MiB."
-    yield f"Largest relative error of a gradient against fp64: {errors}."
+    for dtype, by_name in errors.items():
+        listed = ", ".join(f"{name} {error:.1e}" for name, error in by_name.items())
+        yield f"Largest relative error of a gradient against fp64, {dtype}: {listed}."
     yield ""
     yield "![how cost grows](fused_loss.svg)"
 

@@ -7,6 +7,7 @@
     │   └── VocabularyError           teacher and student don't mean the same by a token id
     ├── LossError        ValueError   a divergence, temperature or target kind that don't go together
     ├── NotFiniteError   ArithmeticError  NaN or infinity in logits, loss or gradient
+    ├── StoreError       ValueError   stored soft labels that are damaged, missing, or of something else
     ├── RunDirectoryError  OSError    an output folder that belongs to something else, is full, or can't be written
     └── MissingExtraError  ImportError    an optional package is needed
 
@@ -43,6 +44,10 @@ class LossError(PotstillError, ValueError):
 
 class NotFiniteError(PotstillError, ArithmeticError):
     """NaN or infinity where a number is needed."""
+
+
+class StoreError(PotstillError, ValueError):
+    """Stored soft labels are damaged, missing, or of something else."""
 
 
 class RunDirectoryError(PotstillError, OSError):

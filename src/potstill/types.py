@@ -27,6 +27,7 @@ class Batch:
     documents  which document of the corpus each position belongs to; -1 = padding
     positions  where in its context each position stands: a 0 starts a new context, which sees nothing before it.
                Several contexts may share a row (packing), also several windows of one long document.
+    offsets    where in its document each position stands: the prediction made after the document's token of that number
     """
 
     inputs: Int[Tensor, "rows width"]
@@ -34,6 +35,7 @@ class Batch:
     weights: Float[Tensor, "rows width"]
     documents: Int[Tensor, "rows width"]
     positions: Int[Tensor, "rows width"]
+    offsets: Int[Tensor, "rows width"]
 
     @cached_property
     def counted(self) -> Bool[Tensor, "rows width"]:

@@ -51,12 +51,21 @@ def context(length: int, seed: int, *, prompt: int = 0, document: int = 0) -> Ba
     weights = torch.ones(1, length)
     weights[:, :prompt] = 0
     documents = torch.full((1, length), document)
-    return Batch(tokens[:, :-1], tokens[:, 1:], weights, documents, torch.arange(length)[None])
+    return Batch(
+        tokens[:, :-1], tokens[:, 1:], weights, documents, torch.arange(length)[None], torch.arange(length)[None]
+    )
 
 
 def padding(length: int, token: int = 0) -> Batch:
     zeros = torch.full((1, length), token)
-    return Batch(zeros, zeros, torch.zeros(1, length), torch.full((1, length), -1), torch.arange(length)[None])
+    return Batch(
+        zeros,
+        zeros,
+        torch.zeros(1, length),
+        torch.full((1, length), -1),
+        torch.arange(length)[None],
+        torch.arange(length)[None],
+    )
 
 
 def side_by_side(*parts: Batch) -> Batch:

@@ -73,4 +73,4 @@ def batch_of(rows: list[list[int]], weights: list[list[float]] | None = None) ->
     tokens = torch.tensor(rows)
     positions = torch.arange(tokens.shape[1]).expand_as(tokens)
     counted = torch.ones(tokens.shape) if weights is None else torch.tensor(weights)
-    return Batch(tokens, tokens, counted, torch.arange(len(rows))[:, None].expand_as(tokens), positions)
+    return Batch(tokens, tokens, counted, torch.arange(len(rows))[:, None].expand_as(tokens), positions, positions)

@@ -65,7 +65,7 @@ def test_a_hidden_state_that_is_no_number_is_located(number):
 
     model.model.norm.register_forward_hook(damage)
     batch = batch_of(ROWS)
-    batch = Batch(batch.inputs, batch.targets, batch.weights, batch.documents + 7, batch.positions)
+    batch = Batch(batch.inputs, batch.targets, batch.weights, batch.documents + 7, batch.positions, batch.offsets)
     with pytest.raises(
         NotFiniteError,
         match=r"2 of 12 predictions, first in document 7 at position 4 of its context.*float32 or bfloat16",

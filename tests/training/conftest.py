@@ -29,7 +29,7 @@ class RandomText:
             positions[1, 7:] = torch.arange(self.width - 7)
             documents = torch.arange(self.rows)[:, None].repeat(1, self.width)
             documents[1, 7:] = 100
-            yield Batch(tokens[:, :-1], tokens[:, 1:], weights, documents, positions)
+            yield Batch(tokens[:, :-1], tokens[:, 1:], weights, documents, positions, positions)
             step += 1
 
 

@@ -122,29 +122,9 @@ class PackedBatches:
         sizes = self.windows.sizes[order]
         if not self.pack:
             return np.arange(len(order) + 1), order
-        # Best fit, longest first: each window goes where it leaves the least room (Johnson 1973: within 11/9 of the best).
-        rows: list[list[int]] = []
-        rooms: list[int] = []  # the different rooms that are left somewhere, ascending
-        rows_with: dict[int, list[int]] = {}
-        longest_first = np.argsort(-sizes, kind="stable")
-        for window, size in zip(order[longest_first].tolist(), sizes[longest_first].tolist(), strict=True):
-            place = bisect_left(rooms, size)
-            if place < len(rooms):
-                room = rooms[place]
-                row = rows_with[room].pop()
-                if not rows_with[room]:
-                    del rows_with[room], rooms[place]
-            else:
-                room, row = self.length, len(rows)
-                rows.append([])
-            rows[row].append(window)
-            if left := room - size:
-                if left not in rows_with:
-                    insort(rooms, left)
-                rows_with.setdefault(left, []).append(row)
+        rows = best_fit(sizes, self.length)
         counts = np.array([len(row) for row in rows], dtype=np.int64)
-        members = np.array([window for row in rows for window in row], dtype=np.int64)
-        return np.concatenate([[0], np.cumsum(counts)]), members
+        return np.concatenate([[0], np.cumsum(counts)]), order[np.concatenate(rows)]
 
     def _row(self, number: int) -> NDArray[np.int64]:
         """The windows of the number-th row that training ever reads."""
@@ -170,6 +150,31 @@ def windows_of(corpus: TokenCorpus, length: int) -> Windows:
     return Windows(documents[is_useful], starts[is_useful], spans[is_useful])
 
 
+def best_fit(sizes: NDArray[np.int64], length: int) -> list[list[int]]:
+    """Which windows share a row of `length`, longest first, each where it leaves the least room (Johnson 1973: within 11/9 of the
+    best)."""
+    rows: list[list[int]] = []
+    rooms: list[int] = []  # the different rooms that are left somewhere, ascending
+    rows_with: dict[int, list[int]] = {}
+    longest_first = np.argsort(-sizes, kind="stable")
+    for window, size in zip(longest_first.tolist(), sizes[longest_first].tolist(), strict=True):
+        place = bisect_left(rooms, size)
+        if place < len(rooms):
+            room = rooms[place]
+            row = rows_with[room].pop()
+            if not rows_with[room]:
+                del rows_with[room], rooms[place]
+        else:
+            room, row = length, len(rows)
+            rows.append([])
+        rows[row].append(window)
+        if left := room - size:
+            if left not in rows_with:
+                insort(rooms, left)
+            rows_with.setdefault(left, []).append(row)
+    return rows
+
+
 def ordered_batches(corpus: TokenCorpus, *, length: int, rows: int) -> Iterator[Batch]:
     """One pass in order, one window a row, padded to the longest of the batch: for measuring."""
     windows = windows_of(corpus, length)
@@ -180,7 +185,7 @@ def ordered_batches(corpus: TokenCorpus, *, length: int, rows: int) -> Iterator[
 
 def batch_of(corpus: TokenCorpus, windows: Windows, rows: list[NDArray[np.int64]], width: int) -> Batch:
     """The windows of each row side by side, then padding. The one place where the shift happens."""
-    inputs, targets, positions = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(3))
+    inputs, targets, positions, offsets = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(4))
     weights = np.zeros((len(rows), width), dtype=np.float32)
     documents = np.full((len(rows), width), _PADDING, dtype=np.int64)
     for row, members in enumerate(rows):
@@ -194,9 +199,10 @@ def batch_of(corpus: TokenCorpus, windows: Windows, rows: list[NDArray[np.int64]
             weights[row, here] = corpus.weights[first + 1 : first + size + 1]
             documents[row, here] = document
             positions[row, here] = np.arange(size)
+            offsets[row, here] = int(windows.starts[window]) + np.arange(size)
             place += size
         positions[row, place:] = np.arange(width - place)
-    return Batch(*(torch.from_numpy(array) for array in (inputs, targets, weights, documents, positions)))
+    return Batch(*(torch.from_numpy(array) for array in (inputs, targets, weights, documents, positions, offsets)))
 
 
 @lru_cache(maxsize=4)

@@ -69,7 +69,7 @@ def _random_tokens(model: PreTrainedModel, rows: int, width: int) -> Int[Tensor,
 
 def _batch_of(tokens: Int[Tensor, "rows width"], positions: Int[Tensor, "rows width"]) -> Batch:
     everywhere = torch.ones_like(tokens, dtype=torch.float32)
-    return Batch(tokens, tokens, everywhere, torch.zeros_like(tokens), positions)
+    return Batch(tokens, tokens, everywhere, torch.zeros_like(tokens), positions, positions)
 
 
 def _relative_error(found: Float[Tensor, "*shape"], expected: Float[Tensor, "*shape"]) -> float:

@@ -1,0 +1,45 @@
+"""A teacher's opinions on disk: marked once, in a few bytes a token, for as many students as you like.
+
+In: a `TokenCorpus` and a teacher that gives its whole distribution. Out: a folder of shards, and from it `SoftTargets` for any span
+of any document.
+
+    begin_store(folder, manifest, corpus, head)
+    for progress in label(teacher, corpus, folder): ...          # killed? again: what is there is not done twice
+    store = Store(folder)                                        # teachers.StoredTeacher marks batches with it
+
+manifest.py  Manifest: what the labels are of, and how they were made; the four tiers
+sampled.py   tier sampled: an unbiased sample (the default)
+topk.py      tier topk: the likeliest tokens and the exact rest
+hidden.py    tiers hidden and dense: everything the teacher believes
+observed.py  observe: probabilities of a few predictions, and the sums that describe them
+noise.py     random numbers that belong to a prediction
+streams.py   Encoded, Ragged: what travels between codec and shard
+shard.py     write_shard, Shard: one file; docs/soft-label-format.md has its bytes
+journal.py   what of a shard is there already
+capture.py   begin_store, label: from a teacher and a text to a store
+store.py     Store: labels by document and span
+"""
+
+from potstill.soft_labels.capture import Progress, begin_store, label
+from potstill.soft_labels.hidden import Dense, Hidden
+from potstill.soft_labels.manifest import TIERS, Codec, Manifest
+from potstill.soft_labels.observed import SUMS
+from potstill.soft_labels.sampled import Sampled
+from potstill.soft_labels.store import Store, document_keys
+from potstill.soft_labels.topk import TopK
+
+__all__ = [
+    "SUMS",
+    "TIERS",
+    "Codec",
+    "Dense",
+    "Hidden",
+    "Manifest",
+    "Progress",
+    "Sampled",
+    "Store",
+    "TopK",
+    "begin_store",
+    "document_keys",
+    "label",
+]

@@ -1,0 +1,62 @@
+"""What of a shard is labelled already, so that a kill loses one pass of the teacher at most."""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+_RECORD = struct.Struct("<II")  # length, CRC-32
+
+
+class Journal:
+    """Records in a file, in order. Whoever has it open is the only one: `is_mine` is false where another process has."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self.path = path
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.is_mine = True
+        except BlockingIOError:
+            self.is_mine = False
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def replay(self) -> Iterator[dict[str, NDArray]]:
+        """All whole records. What a kill left half written, or what is not what was written, is cut off with all that follows it."""
+        self._file.seek(0)
+        end = 0
+        while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
+            size, crc = _RECORD.unpack(head)
+            blob = self._file.read(size)
+            if len(blob) != size or zlib.crc32(blob) != crc:
+                break
+            end = self._file.tell()
+            yield load(blob)
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def append(self, arrays: dict[str, NDArray]) -> int:
+        """Write a record; its bytes. Raises OSError, and then the record is as good as never written."""
+        blob = save(arrays)
+        self._file.write(_RECORD.pack(len(blob), zlib.crc32(blob)) + blob)
+        self._file.flush()
+        return len(blob)
+
+    def delete(self) -> None:
+        """The shard is there, and this is not needed any more."""
+        self.path.unlink(missing_ok=True)

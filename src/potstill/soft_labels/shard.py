@@ -1,0 +1,245 @@
+"""One shard: pages of labels that can be read alone, then a footer that says where they are. docs/soft-label-format.md has the bytes.
+
+A page holds some consecutive predictions, each stream of it compressed by pcodec; pages share what pcodec learned of a stream
+(the chunk's meta). The footer is a safetensors blob. Everything is under a CRC: header and trailer by what they must say.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, PagingSpec, wrapped
+from safetensors.numpy import load, save
+
+from potstill.errors import StoreError
+from potstill.soft_labels.streams import Encoded
+
+VERSION = 1
+_MAGIC = b"potstill"
+_HEADER = struct.Struct("<8sII")  # magic, version, 0
+_TRAILER = struct.Struct("<QIII8s")  # footer's offset, length and CRC-32, version, magic
+# Numbers that share what pcodec learns of them; it takes 2^24 at most.
+_MOST_IN_CHUNK = 2**22
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What a shard is of.
+
+    keys    uint8 [documents, 16]
+    tokens  uint32 [documents]: predictions labelled
+    sums    float64 [documents, sums]: of what was observed on the way (see observed.py)
+    """
+
+    keys: NDArray[np.uint8]
+    tokens: NDArray[np.uint32]
+    sums: NDArray[np.float64]
+
+
+def write_shard(path: Path, documents: Documents, encoded: Encoded, *, page_tokens: int, store: str) -> None:
+    """Write beside, then rename: there is a whole shard at `path` or none. Raises OSError."""
+    part = path.with_name(path.name + ".part")
+    starts = np.arange(0, len(encoded), page_tokens)
+    entries = {name: np.add.reduceat(counts, starts) for name, counts in encoded.counts.items()}
+    chunks = _chunks(entries)
+    compressed = {name: _compressed(encoded.arrays[name], entries[name], chunks) for name in encoded.arrays}
+    sizes, crcs, offset = [], [], _HEADER.size
+    offsets = [offset]
+    with part.open("wb") as file:
+        file.write(_HEADER.pack(_MAGIC, VERSION, 0))
+        for page in range(len(starts)):
+            pieces = [compressed[name].pages[page] for name in compressed]
+            whole = b"".join(pieces)
+            file.write(whole)
+            sizes.append([len(piece) for piece in pieces])
+            crcs.append(zlib.crc32(whole))
+            offsets.append(offset := offset + len(whole))
+        footer = _footer(documents, encoded, entries, compressed, chunks)
+        footer |= {
+            "page_offset": np.array(offsets, dtype=np.uint64),
+            "page_bytes": np.array(sizes, dtype=np.uint32).reshape(len(starts), -1),
+            "page_crc": np.array(crcs, dtype=np.uint32),
+        }
+        facts = {
+            "streams": json.dumps([[name, array.dtype.str] for name, array in encoded.arrays.items()]),
+            "page_tokens": str(page_tokens),
+            "tokens": str(len(encoded)),
+            "store": store,
+        }
+        blob = save(footer, metadata=facts)
+        file.write(blob)
+        file.write(_TRAILER.pack(offset, len(blob), zlib.crc32(blob), VERSION, _MAGIC))
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    _sync_folder(path.parent)
+
+
+class Shard:
+    """A shard to read from: mapped into memory, so any number of processes share it, forked or spawned."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the footer alone. StoreError for what is no whole shard."""
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, f"it can't be read: {error}") from error
+        self._footer, self.facts = self._read_footer()
+        self.streams: list[tuple[str, np.dtype]] = [
+            (name, np.dtype(kind)) for name, kind in json.loads(self.facts["streams"])
+        ]
+        self.page_tokens, self.num_tokens = int(self.facts["page_tokens"]), int(self.facts["tokens"])
+        self._decoders: dict[tuple[int, str], object] = {}
+
+    def __reduce__(self) -> tuple[type[Shard], tuple[Path]]:
+        return Shard, (self.path,)
+
+    @cached_property
+    def documents(self) -> Documents:
+        """What it is of."""
+        return Documents(*(self._footer[f"document_{name}"] for name in ("keys", "tokens", "sums")))
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return len(self._bytes)
+
+    def stream_bytes(self) -> dict[str, int]:
+        """Compressed bytes by stream."""
+        return dict(zip((name for name, _ in self.streams), self._footer["page_bytes"].sum(0).tolist(), strict=True))
+
+    def page(self, number: int) -> dict[str, NDArray]:
+        """The streams of a page, decompressed. StoreError where its bytes are not those that were written."""
+        offsets = self._footer["page_offset"]
+        raw = self._bytes[int(offsets[number]) : int(offsets[number + 1])]
+        if zlib.crc32(raw) != int(self._footer["page_crc"][number]):
+            raise _damaged(self.path, f"page {number} is not what was written")
+        chunk, place, found = int(self._footer["page_chunk"][number]), 0, {}
+        for index, (name, dtype) in enumerate(self.streams):
+            size, entries = (int(self._footer[what][number, index]) for what in ("page_bytes", "page_entries"))
+            found[name] = np.empty(entries, dtype=dtype)
+            if entries:
+                piece = raw[place : place + size]
+                self._decoder(chunk, name, dtype).read_page_into(piece, entries, found[name])  # type: ignore[attr-defined]
+            place += size
+        return found
+
+    def _decoder(self, chunk: int, name: str, dtype: np.dtype) -> object:
+        key = (chunk, name)
+        if key not in self._decoders:
+            header, meta = (self._footer[what].tobytes() for what in ("pcodec", f"meta/{chunk}/{name}"))
+            file, _ = wrapped.FileDecompressor.new(header)
+            self._decoders[key], _ = file.chunk_decompressor(meta, f"{dtype.kind}{8 * dtype.itemsize}")
+        return self._decoders[key]
+
+    def _read_footer(self) -> tuple[dict[str, NDArray], dict[str, str]]:
+        raw = self._bytes
+        if len(raw) < _HEADER.size + _TRAILER.size:
+            raise _damaged(self.path, f"it has {len(raw)} bytes")
+        magic, version, zero = _HEADER.unpack(raw[: _HEADER.size])
+        offset, size, crc, version_again, magic_again = _TRAILER.unpack(raw[-_TRAILER.size :])
+        if magic != _MAGIC or magic_again != _MAGIC or version != version_again or zero != 0:
+            raise _damaged(self.path, "it does not begin and end as a shard does")
+        if version > VERSION:
+            raise StoreError(
+                f"{self.path} is of version {version} and this potstill reads up to {VERSION}: install a newer potstill"
+            )
+        blob = raw[offset : offset + size]
+        if offset + size + _TRAILER.size != len(raw) or zlib.crc32(blob) != crc:
+            raise _damaged(self.path, "its footer is not what was written")
+        length = struct.unpack("<Q", blob[:8])[0]
+        return load(blob), json.loads(blob[8 : 8 + length])["__metadata__"]
+
+
+@dataclass(frozen=True)
+class _Compressed:
+    metas: list[bytes]
+    pages: list[bytes]
+
+
+def _chunks(entries: Mapping[str, NDArray[np.int64]]) -> NDArray[np.uint32]:
+    """The chunk of each page: as many consecutive pages as have at most so many numbers in every stream."""
+    most = np.max(np.stack(list(entries.values())), axis=0)
+    chunks, number, filled = np.zeros(len(most), dtype=np.uint32), 0, 0
+    for page, size in enumerate(most.tolist()):
+        if filled and filled + size > _MOST_IN_CHUNK:
+            number, filled = number + 1, 0
+        filled += size
+        chunks[page] = number
+    return chunks
+
+
+def _compressed(array: NDArray, entries: NDArray[np.int64], chunks: NDArray[np.uint32]) -> _Compressed:
+    metas, pages, start = [], [], 0
+    for chunk in range(int(chunks.max()) + 1 if len(chunks) else 0):
+        sizes: list[int] = entries[chunks == chunk].tolist()
+        config = ChunkConfig(
+            compression_level=8,
+            mode_spec=ModeSpec.classic(),
+            delta_spec=DeltaSpec.no_op(),
+            # pcodec has no empty pages; an empty one of ours has no bytes.
+            paging_spec=PagingSpec.exact_page_sizes([size for size in sizes if size] or [0]),
+            enable_8_bit=True,
+        )
+        total = sum(sizes)
+        if total == 0:
+            metas.append(b"")
+            pages.extend(b"" for _ in sizes)
+            continue
+        compressor = wrapped.FileCompressor().chunk_compressor(
+            np.ascontiguousarray(array[start : start + total]), config
+        )
+        metas.append(compressor.write_meta())
+        numbers = iter(range(len(sizes)))
+        pages.extend(compressor.write_page(next(numbers)) if size else b"" for size in sizes)
+        start += total
+    return _Compressed(metas, pages)
+
+
+def _footer(
+    documents: Documents,
+    encoded: Encoded,
+    entries: Mapping[str, NDArray[np.int64]],
+    compressed: Mapping[str, _Compressed],
+    chunks: NDArray[np.uint32],
+) -> dict[str, NDArray]:
+    metas = {
+        f"meta/{chunk}/{name}": np.frombuffer(meta, dtype=np.uint8)
+        for name, one in compressed.items()
+        for chunk, meta in enumerate(one.metas)
+    }
+    return metas | {
+        "document_keys": documents.keys,
+        "document_tokens": documents.tokens,
+        "document_sums": documents.sums,
+        "page_entries": np.stack([entries[name] for name in encoded.arrays], axis=1).astype(np.uint32),
+        "page_chunk": chunks,
+        "pcodec": np.frombuffer(wrapped.FileCompressor().write_header(), dtype=np.uint8),
+    }
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is on disk when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(
+        f"{path} is damaged: {what}. Delete that file and run `potstill label` again: only what is missing is labelled anew"
+    )

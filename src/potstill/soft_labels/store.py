@@ -1,0 +1,189 @@
+"""A store to read from: labels of any span of any document, by the document's key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from potstill.errors import StoreError
+from potstill.soft_labels.hidden import Dense, Hidden
+from potstill.soft_labels.manifest import Manifest
+from potstill.soft_labels.sampled import Sampled
+from potstill.soft_labels.shard import Shard
+from potstill.soft_labels.streams import Ragged
+from potstill.soft_labels.topk import TopK
+from potstill.types import DenseTargets, Head, SoftTargets, SparseTargets
+
+SUFFIX, PLAN = ".labels", "plan.json"
+_CACHED_PAGES = 64
+Decoded = Ragged | NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the labels of documents lie: shard (-1 = nowhere), first prediction in it, and how many; int64 [documents]."""
+
+    shards: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+
+
+class Store:
+    """Soft labels in a folder. Opening reads footers alone; safe to hand to forked or spawned processes."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """StoreError where there is no store, or one that is damaged or newer than this package."""
+        self.folder = Path(folder)
+        self.manifest, self._tables = Manifest.load(self.folder)
+        self.shards = [Shard(path) for path in sorted(self.folder.glob(f"*{SUFFIX}"))]
+        for shard in self.shards:
+            if shard.facts["store"] != self.manifest.identity:
+                raise StoreError(
+                    f"{shard.path} belongs to another store: its labels were made with other settings or by another teacher; move it "
+                    "away"
+                )
+        self._tokens_of_rank = self._tables["tokens_of_rank"].astype(np.int64)
+        self._page = lru_cache(maxsize=_CACHED_PAGES)(self._decoded_page)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.folder,)
+
+    @property
+    def num_documents(self) -> int:
+        """With labels."""
+        return len(self._index[0])
+
+    @property
+    def num_tokens(self) -> int:
+        """Predictions with labels."""
+        return sum(shard.num_tokens for shard in self.shards)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all files of the store."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
+    @property
+    def missing_shards(self) -> list[str]:
+        """Files that were planned and are not there."""
+        try:
+            planned = json.loads((self.folder / PLAN).read_text("utf-8"))["shards"]
+        except (OSError, ValueError, KeyError):
+            return []
+        present = {shard.path.name for shard in self.shards}
+        return [name for name in planned if name not in present]
+
+    @cached_property
+    def sums(self) -> NDArray[np.float64]:
+        """What was observed while labelling, summed over all predictions (SUMS in observed.py)."""
+        return np.sum([shard.documents.sums.sum(0) for shard in self.shards], axis=0)
+
+    def has(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Whether documents have labels; keys uint8 [documents, 16]."""
+        return self.places(keys).shards >= 0
+
+    def places(self, keys: NDArray[np.uint8]) -> Places:
+        """Where documents' labels lie; keys uint8 [documents, 16]."""
+        known, shards, starts, tokens = self._index
+        wanted = _sortable(keys)
+        where = np.searchsorted(known, wanted)
+        where[where == len(known)] = 0
+        is_known = known[where] == wanted if len(known) else np.zeros(len(wanted), dtype=bool)
+        if not len(known):
+            nothing = np.zeros(len(wanted), dtype=np.int64)
+            return Places(nothing - 1, nothing, nothing)
+        return Places(np.where(is_known, shards[where], -1), starts[where], np.where(is_known, tokens[where], 0))
+
+    def read(self, spans: Sequence[tuple[int, int, int]], temperature: float) -> SoftTargets:
+        """Labels of (shard, first, last + 1) spans, end to end."""
+        parts = [part for span in spans for part in self._parts(*span, temperature)]
+        match self.manifest.codec:
+            case Sampled() | TopK():
+                return _sparse([part for part in parts if isinstance(part, Ragged)], temperature)
+            case Hidden() | Dense():
+                rows = np.concatenate(parts) if parts else np.zeros((0, self._head.weight.shape[1]), dtype=np.float32)
+                return DenseTargets(torch.from_numpy(rows).to(self._head.weight.dtype), self._head)
+
+    def _parts(self, shard: int, first: int, last: int, temperature: float) -> Iterator[Decoded]:
+        size = self.shards[shard].page_tokens
+        for page in range(first // size, -(-last // size)):
+            decoded = self._page(shard, page, temperature)
+            here = slice(max(first - page * size, 0), min(last - page * size, size))
+            yield decoded.part(here) if isinstance(decoded, Ragged) else decoded[here]
+
+    def _decoded_page(self, shard: int, page: int, temperature: float) -> Decoded:
+        streams = self.shards[shard].page(page)
+        match self.manifest.codec:
+            case Sampled() as codec:
+                return codec.decode(streams, self._tokens_of_rank)
+            case TopK() as codec:
+                return codec.decode(streams, self._tokens_of_rank, temperature)
+            case Hidden() as codec:
+                return codec.decode(streams)
+            case Dense() as codec:
+                return codec.decode(streams, self.manifest.num_tokens)
+
+    @cached_property
+    def _head(self) -> Head:
+        if isinstance(self.manifest.codec, Dense):
+            return Head(torch.eye(self.manifest.num_tokens))
+        bias = self._tables.get("head_bias")
+        scale, softcap = self.manifest.head["scale"], self.manifest.head["softcap"]
+        assert scale is not None
+        weight = torch.from_numpy(self._tables["head_weight"])
+        return Head(weight, None if bias is None else torch.from_numpy(bias), scale, softcap, self.manifest.num_tokens)
+
+    @cached_property
+    def _index(self) -> tuple[NDArray, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """(sorted keys, shard, first prediction, predictions)."""
+        keys, shards, starts, tokens = [], [], [], []
+        for number, shard in enumerate(self.shards):
+            documents = shard.documents
+            sizes = documents.tokens.astype(np.int64)
+            keys.append(_sortable(documents.keys))
+            shards.append(np.full(len(sizes), number, dtype=np.int64))
+            starts.append(np.cumsum(sizes) - sizes)
+            tokens.append(sizes)
+        if not keys:
+            nothing = np.zeros(0, dtype=np.int64)
+            return np.zeros(0, dtype="S32"), nothing, nothing, nothing
+        every = np.concatenate(keys)
+        order = np.argsort(every, kind="stable")
+        return every[order], *(np.concatenate(one)[order] for one in (shards, starts, tokens))
+
+
+def document_keys(
+    ids: NDArray[np.uint32], weights: NDArray[np.float32], offsets: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """A key for each document: of its token ids, and of which of them are predicted. uint8 [documents, 16]."""
+    keys = np.empty((len(offsets) - 1, 16), dtype=np.uint8)
+    for number, (start, stop) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+        digest = hashlib.blake2b(np.ascontiguousarray(ids[start:stop], dtype="<u4"), digest_size=16)
+        digest.update(np.packbits(weights[start:stop] > 0))
+        keys[number] = np.frombuffer(digest.digest(), dtype=np.uint8)
+    return keys
+
+
+def _sortable(keys: NDArray[np.uint8]) -> NDArray:
+    """As hexadecimal text: numpy drops zero bytes at the end of raw ones."""
+    return np.array([key.tobytes().hex() for key in keys], dtype="S32")
+
+
+def _sparse(parts: Sequence[Ragged], temperature: float) -> SparseTargets:
+    if not parts:
+        nothing = torch.zeros((0, 0))
+        return SparseTargets(nothing.long(), nothing, None, temperature)
+    counts = np.concatenate([part.counts for part in parts])
+    ids, probs = (torch.from_numpy(np.concatenate(some)) for some in ([p.ids for p in parts], [p.probs for p in parts]))
+    rests = [part.rest for part in parts if part.rest is not None]
+    rest = torch.from_numpy(np.concatenate(rests)) if rests else None
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+    return SparseTargets.from_ragged(ids, probs, offsets, rest, temperature)

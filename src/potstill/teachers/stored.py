@@ -1,0 +1,105 @@
+"""A teacher that is not there: what it said is on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from potstill.data import TokenCorpus
+from potstill.errors import DataError, LossError, StoreError
+from potstill.losses import SoftLabelLoss
+from potstill.soft_labels import Dense, Hidden, Sampled, Store, TopK, document_keys
+from potstill.types import Batch, SoftTargets
+
+
+class StoredTeacher:
+    """Labels of a corpus, for its batches in any packing, order or epoch.
+
+    A batch is held against the corpus token by token before it gets its labels, and a document's labels are found by the hash of its
+    tokens: labels of other text can't be given.
+    """
+
+    def __init__(self, store: Store, corpus: TokenCorpus, *, tokenizer: str, measure: SoftLabelLoss) -> None:
+        """`tokenizer`: the fingerprint of the corpus's. Raises StoreError where the store is of another tokenizer or hasn't got all of
+        the corpus, LossError where its tier can't serve the measure."""
+        manifest = store.manifest
+        if manifest.tokenizer != tokenizer:
+            raise StoreError(
+                f"the labels in {store.folder} are of another tokenizer than the text: use the teacher's, or label the text anew"
+            )
+        check_serves(store, measure)
+        self.store, self.corpus, self.temperature = store, corpus, measure.temperature
+        self.num_tokens = manifest.num_tokens
+        self._places = store.places(document_keys(corpus.ids, corpus.weights, corpus.offsets))
+        self._counted = np.concatenate([[0], np.cumsum(corpus.weights > 0)])
+        has_any = np.diff(self._counted[corpus.offsets]) > 0
+        if missing := int((has_any & (self._places.shards < 0)).sum()):
+            gone = store.missing_shards
+            why = f" ({len(gone)} of its files are missing, {gone[0]} among them)" if gone else ""
+            raise StoreError(
+                f"{missing:,} of {len(corpus):,} documents of the text have no labels in {store.folder}{why}: run `potstill label` "
+                "again, it adds what is missing"
+            )
+
+    def label(self, batch: Batch) -> SoftTargets:
+        """The labels of the counted predictions, in reading order, on the CPU. DataError for a batch of another text."""
+        counted = batch.counted.cpu()
+        documents, offsets, inputs, targets = (
+            field.cpu()[counted].numpy() for field in (batch.documents, batch.offsets, batch.inputs, batch.targets)
+        )
+        self._check_is_of_corpus(documents, offsets, inputs, targets)
+        starts = self.corpus.offsets[documents]
+        numbers = self._counted[starts + offsets + 1] - self._counted[starts]
+        if (beyond := numbers >= self._places.tokens[documents]).any():
+            raise StoreError(
+                f"{int(beyond.sum()):,} predictions lie beyond the {self.store.manifest.context:,} tokens of context that "
+                f"{self.store.folder} was labelled with: lower training.length, or label with a longer context"
+            )
+        return self.store.read(
+            _spans(self._places.shards[documents], self._places.starts[documents] + numbers), self.temperature
+        )
+
+    def _check_is_of_corpus(self, documents: NDArray, offsets: NDArray, inputs: NDArray, targets: NDArray) -> None:
+        corpus = self.corpus
+        is_known = (documents >= 0) & (documents < len(corpus))
+        places = corpus.offsets[np.where(is_known, documents, 0)] + offsets
+        is_known &= places + 1 < corpus.num_tokens
+        places = np.where(is_known, places, 0)
+        is_same = is_known & (corpus.ids[places] == inputs) & (corpus.ids[places + 1] == targets)
+        if not is_same.all():
+            raise DataError(
+                f"{int((~is_same).sum()):,} of {len(is_same):,} predictions of a batch are not of the text that these labels are for: "
+                "make the batches from the same corpus"
+            )
+
+
+def check_serves(store: Store, measure: SoftLabelLoss) -> None:
+    """LossError where the labels can't serve this divergence or temperature; says which tier could."""
+    manifest, temperature = store.manifest, measure.temperature
+    match manifest.codec:
+        case Hidden() | Dense():
+            return
+        case Sampled():
+            if not measure.divergence.takes_samples:
+                raise LossError(
+                    f"{store.folder} holds samples (tier sampled), which serve forward KL alone, and the loss is "
+                    f'{type(measure.divergence).__name__}: use forward_kl, or label with tier = "topk" or "hidden"'
+                )
+            known = (manifest.temperature,)
+        case TopK(temperatures=known):
+            pass
+    if temperature not in known:
+        raise LossError(
+            f"{store.folder} holds labels of temperature {', '.join(f'{t:g}' for t in known)} and the loss asks for {temperature:g}: "
+            f'set loss.temperature = {known[0]:g}, or label with labels.temperature = {temperature:g}, or with tier = "hidden", which '
+            "serves any"
+        )
+
+
+def _spans(shards: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Consecutive predictions as (shard, first, last + 1)."""
+    if len(numbers) == 0:
+        return []
+    breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(shards) != 0)) + 1
+    starts, ends = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(numbers)]])
+    return [(int(shards[a]), int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in zip(starts, ends, strict=True)]

@@ -147,9 +147,10 @@ class SparseTargets:
         offsets[i + 1]."""
         counts = offsets.diff()
         slots = int(counts.max()) if len(counts) else 0
-        is_used = torch.arange(slots, device=ids.device) < counts.unsqueeze(-1)
-        padded_ids, padded_probs = ids.new_full(is_used.shape, -1), probs.new_zeros(is_used.shape)
-        padded_ids[is_used], padded_probs[is_used] = ids, probs
+        rows = torch.arange(len(counts), device=ids.device)
+        place = torch.arange(len(ids), device=ids.device) + torch.repeat_interleave(rows * slots - offsets[:-1], counts)
+        padded_ids, padded_probs = ids.new_full((len(counts), slots), -1), probs.new_zeros((len(counts), slots))
+        padded_ids.view(-1)[place], padded_probs.view(-1)[place] = ids, probs
         return cls(padded_ids, padded_probs, rest, temperature)
 
     @property

@@ -3,9 +3,11 @@
 A user's mistake ends with one message and exit code 2, an interruption with 130 and what was kept; a traceback is a defect.
 
 app.py       the verbs put together, and what a failure looks like
-demo.py distill.py check.py preview.py evaluate.py recipes.py   one verb each
+demo.py distill.py label.py inspect.py check.py preview.py evaluate.py recipes.py   one verb each
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
+labelling.py labelling with a person watching
+inspecting.py  a store of soft labels in front of a person
 console.py   where a person reads
 watching.py  what a person sees while it runs
 tables.py    scores on the terminal

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from potstill.cli import check, demo, distill, evaluate, preview, recipes
+from potstill.cli import check, demo, distill, evaluate, inspect, label, preview, recipes
 from potstill.errors import PotstillError
 
 _MISTAKE, _INTERRUPTED = 2, 130
@@ -85,5 +85,15 @@ def _end(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-for _verb in (demo.demo, distill.distill, check.check, preview.preview, evaluate.evaluate, recipes.recipes):
+_VERBS = (
+    demo.demo,
+    distill.distill,
+    label.label,
+    inspect.inspect,
+    check.check,
+    preview.preview,
+    evaluate.evaluate,
+    recipes.recipes,
+)
+for _verb in _VERBS:
     app.command(_verb.__name__)(_answering(_verb))

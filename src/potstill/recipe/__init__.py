@@ -14,6 +14,7 @@ toml.py      the resolved recipe as TOML, and the JSON schema
 demo.py      the recipe of `potstill demo`, as long as this machine makes in its time
 starters.py  recipes to start from (starters/*.toml)
 build.py     tables -> objects
+labelling.py a recipe -> what `potstill label` does
 job.py       a whole recipe -> a job in its run directory, everything checked
 """
 
@@ -21,6 +22,7 @@ from potstill.recipe.build import build_measure, build_schedule, build_settings,
 from potstill.recipe.decode import decode, load_recipe
 from potstill.recipe.demo import demo_recipe
 from potstill.recipe.job import BuiltJob, build_job, read_corpus, shared_tokenizer, tokenizer_of
+from potstill.recipe.labelling import build_labelling, labels_folder
 from potstill.recipe.schema import Recipe
 from potstill.recipe.starters import StarterRecipe, starter_recipes, write_starter
 from potstill.recipe.toml import json_schema, recipe_toml
@@ -30,6 +32,7 @@ __all__ = [
     "Recipe",
     "StarterRecipe",
     "build_job",
+    "build_labelling",
     "build_measure",
     "build_schedule",
     "build_settings",
@@ -38,6 +41,7 @@ __all__ = [
     "decode",
     "demo_recipe",
     "json_schema",
+    "labels_folder",
     "load_recipe",
     "num_steps",
     "read_corpus",

@@ -37,6 +37,7 @@ class BuiltJob:
 def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
     from potstill.models import faster_dtype, hold_in_, holds_exactly, size_of
+    from potstill.recipe.labelling import check_is_teacher, open_store
     from potstill.runs import (
         Job,
         RunFolder,
@@ -45,7 +46,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         fingerprint_of_tokenizer,
         held_out_sample,
     )
-    from potstill.teachers import LiveTeacher
+    from potstill.teachers import LiveTeacher, StoredTeacher
 
     check_trackers(recipe.training.trackers)
     _check_is_apart(recipe.data, out)
@@ -67,13 +68,20 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         tokens_per_step=training.rows * training.length,
         steps_per_epoch=batches.steps_per_epoch,
     )
+    live, measure = LiveTeacher(model, size=size), build_measure(recipe.loss)
+    marker = live
+    if recipe.teacher.kind == "stored":
+        store = open_store(recipe, out)
+        check_is_teacher(store, identity["teacher"])
+        marker = StoredTeacher(store, batches.corpus, tokenizer=identity["tokenizer"], measure=measure)
     job = Job(
-        teacher=LiveTeacher(model, size=size),
+        teacher=live,
+        marker=marker,
         tokenizer=tokenizer,
         new_student=lambda: build_student(recipe.student, model),
         batches=batches,
         held_out=held_out_sample(held_out, recipe.evaluation.tokens, training.length),
-        measure=build_measure(recipe.loss),
+        measure=measure,
         settings=build_settings(training, steps=steps, dtype=dtype),
         length=training.length,
         control=recipe.evaluation.control,

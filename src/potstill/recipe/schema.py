@@ -33,10 +33,29 @@ Sources = Annotated[
 class TeacherTable(Table):
     """The model that marks the text."""
 
-    kind: Literal["live"] = "live"
-    """live: a model on this machine, asked for every batch."""
+    kind: Literal["live", "stored"] = "live"
+    """live: a model on this machine, asked for every batch. stored: its labels are on disk (`potstill label`); it is measured, no more."""
     model: Text
     """A local folder, a name on the Hugging Face hub, a .gguf file, or "pocket": the small one that ships with potstill."""
+    labels: Text | None = None
+    """Where stored labels lie. Left out: soft_labels/ beside the run."""
+
+
+class LabelsTable(Table):
+    """What `potstill label` keeps of the teacher's opinions. Their temperature and context are those of loss and training."""
+
+    tier: Literal["sampled", "topk", "hidden", "dense"] = "sampled"
+    """sampled: an unbiased sample, for forward KL. topk: the likeliest tokens and the exact rest. hidden: all, as hidden states."""
+    tau: Annotated[float, Field(gt=0.0, le=0.5)] = 0.05
+    """sampled: from which probability on a token is kept for sure, and the weight of a sampled one; smaller takes more bytes."""
+    k: Annotated[int, Field(ge=1)] = 64
+    """topk: how many tokens."""
+    bits: Annotated[int, Field(ge=2, le=8)] = 8
+    """hidden: of each number, before compression."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """sampled: of the sampling."""
+    rows: Annotated[int, Field(ge=1)] = 8
+    """Sequences a pass of the teacher; of `training.length` tokens each."""
 
 
 class ColumnsTable(Table):
@@ -195,5 +214,7 @@ class Recipe(Table):
     """How disagreement is measured."""
     training: TrainingTable
     """How the student learns."""
+    labels: LabelsTable = LabelsTable()
+    """What `potstill label` keeps of the teacher's opinions."""
     evaluation: EvaluationTable = EvaluationTable()
     """What is measured at the end."""

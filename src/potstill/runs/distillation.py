@@ -18,7 +18,7 @@ from potstill.runs.folder import STUDENT, RunFolder, line_of
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS
 from potstill.runs.tracking import tracking
-from potstill.teachers import RememberingTeacher
+from potstill.teachers import RememberingTeacher, StoredTeacher
 from potstill.training import Step, newest_step, train
 
 _SPEEDS = "speeds.json"
@@ -74,6 +74,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
         kept = folder.measurement(name)
         if kept is None:
             yield Stage(f"measuring: {IN_WORDS[name]}")
+            on_this_device(job.teacher.model)
             kept = _measure(job, model(), teacher=None if name == "teacher" else beside)
             folder.keep_measurement(name, kept)
         found[name] = kept
@@ -94,6 +95,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
     sizes = {"teacher": size_of(job.teacher.model), STUDENT: size_of(student)}
     if job.speed and not (folder.path / _SPEEDS).exists():
         yield Stage("timing teacher and student")
+        on_this_device(job.teacher.model)
         timed = {"teacher": speed(job.teacher.model), STUDENT: speed(student)}
         folder.write_json(_SPEEDS, {name: asdict(value) for name, value in timed.items()})
     PartialState().wait_for_everyone()
@@ -126,9 +128,11 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
         return
     checkpoints = folder.of_arm(arm.name) / "checkpoints"
     student = job.new_student()
+    if isinstance(job.marker, StoredTeacher):
+        job.teacher.model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     settings = replace(job.settings, steps=arm.steps)
     with folder.logging_steps(arm.name, newest_step(checkpoints)) as log:
-        for step in train(student, job.teacher, job.batches, arm.measure, settings, folder=checkpoints):
+        for step in train(student, job.marker, job.batches, arm.measure, settings, folder=checkpoints):
             log.write(line_of(step))
             log.flush()
             yield step

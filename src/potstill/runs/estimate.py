@@ -14,7 +14,7 @@ _REACHED = 0.6
 # Values a layer keeps for its backward pass, a token: in widths of the hidden state, and in widths of the FFN (Korthikanti et al.
 # 2022, arXiv:2205.05198, eq. 2, for a gated FFN and an attention that keeps no square of the length).
 _KEPT_HIDDEN, _KEPT_FFN = 12, 4
-_LOSS_CHUNK_BYTES = 3 * 128 * 4  # rows and fp32 copies of a chunk of logits
+_LOSS_CHUNK_BYTES = 384 * 2**20  # both models' logits of a chunk, at most (losses/engine.py)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def estimate(
         "student": 4 * trained,
         "gradient and optimizer": 3 * 4 * trained,
         "activations": in_flight * kept * dtype.itemsize,
-        "loss": _LOSS_CHUNK_BYTES * head_of(student).num_tokens + 8 * in_flight * config.hidden_size,
+        "loss": min(_LOSS_CHUNK_BYTES, 8 * in_flight * head_of(student).num_tokens)
+        + 8 * in_flight * config.hidden_size,
     }
     return Estimate(memory, tokens * (learning + marking) / speed, tokens * learning / speed)
 

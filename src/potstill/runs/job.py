@@ -11,12 +11,15 @@ from potstill.data import PackedBatches, TokenCorpus
 from potstill.losses import SoftLabelLoss
 from potstill.teachers import LiveTeacher
 from potstill.training import TrainingSettings
+from potstill.types import Teacher
 
 
 @dataclass(frozen=True)
 class Job:
     """A distillation with its controls.
 
+    teacher      what all models are measured against
+    marker       who marks the text that is learned from: the teacher, or its stored labels
     new_student  the untouched student, the same each time
     batches      what all arms learn from, in this order
     held_out     what all models are scored on
@@ -29,6 +32,7 @@ class Job:
     """
 
     teacher: LiveTeacher
+    marker: Teacher
     tokenizer: PreTrainedTokenizerBase
     new_student: Callable[[], PreTrainedModel]
     batches: PackedBatches

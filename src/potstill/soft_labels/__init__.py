@@ -17,6 +17,7 @@ streams.py   Encoded, Ragged: what travels between codec and shard
 shard.py     write_shard, Shard: one file; docs/soft-label-format.md has its bytes
 journal.py   what of a shard is there already
 capture.py   begin_store, label: from a teacher and a text to a store
+statistics.py  describe: what is in a store, in numbers
 store.py     Store: labels by document and span
 """
 
@@ -25,6 +26,7 @@ from potstill.soft_labels.hidden import Dense, Hidden
 from potstill.soft_labels.manifest import TIERS, Codec, Manifest
 from potstill.soft_labels.observed import SUMS
 from potstill.soft_labels.sampled import Sampled
+from potstill.soft_labels.statistics import Description, describe
 from potstill.soft_labels.store import Store, document_keys
 from potstill.soft_labels.topk import TopK
 
@@ -33,6 +35,7 @@ __all__ = [
     "TIERS",
     "Codec",
     "Dense",
+    "Description",
     "Hidden",
     "Manifest",
     "Progress",
@@ -40,6 +43,7 @@ __all__ = [
     "Store",
     "TopK",
     "begin_store",
+    "describe",
     "document_keys",
     "label",
 ]

@@ -115,8 +115,8 @@ def _text(manifest: Manifest) -> str:
 
 
 def _from_json(labels: dict) -> Manifest:
-    codec = {name: tuple(v) if isinstance(v, list) else v for name, v in labels["codec"].items()}
-    return Manifest(**{**labels, "codec": TIERS[codec.pop("tier")](**codec)})
+    settings: dict = {name: tuple(v) if isinstance(v, list) else v for name, v in labels["codec"].items()}
+    return Manifest(**{**labels, "codec": TIERS[settings.pop("tier")](**settings)})
 
 
 def _write(path: Path, blob: bytes) -> None:

@@ -71,20 +71,24 @@ class Sampled:
 
     def decode(self, streams: Mapping[str, NDArray], tokens_of_rank: NDArray[np.int64]) -> Ragged:
         """The sample of each prediction: its head, then its tail."""
-        head_counts = streams["head_count"].astype(np.int64)
-        head_units = streams["head_units"].astype(np.int64) + FINENESS
-        starts = np.concatenate([[0], np.cumsum(head_counts)])
+        head_counts, head_units = (streams[name].astype(np.int64) for name in ("head_count", "head_units"))
+        head_units += FINENESS
+        head_starts = np.cumsum(head_counts) - head_counts
         sums = np.concatenate([[0], np.cumsum(head_units)])
-        tail_units = self.units - np.diff(sums[starts])
+        tail_units = self.units - (sums[head_starts + head_counts] - sums[head_starts])
         tail_counts = -(-tail_units // FINENESS)
         counts = head_counts + tail_counts
-        ranks, probs = np.empty(counts.sum(), dtype=np.int64), np.empty(counts.sum(), dtype=np.float32)
-        is_head = _first_of_each(counts, head_counts)
-        ranks[is_head] = sums_of_gaps(streams["head_rank"], head_counts)
-        ranks[~is_head] = sums_of_gaps(streams["tail_rank"], tail_counts)
-        probs[is_head] = head_units / self.units
-        probs[~is_head] = np.repeat(tail_units / np.maximum(tail_counts * self.units, 1), tail_counts)
-        return Ragged(tokens_of_rank[ranks], probs, counts)
+        starts = np.cumsum(counts) - counts
+        head, tail = (
+            np.arange(some.sum()) + np.repeat(first - (np.cumsum(some) - some), some)
+            for some, first in ((head_counts, starts), (tail_counts, starts + head_counts))
+        )
+        ids, probs = np.empty(counts.sum(), dtype=np.int64), np.empty(counts.sum(), dtype=np.float32)
+        ids[head] = tokens_of_rank[sums_of_gaps(streams["head_rank"], head_counts)]
+        ids[tail] = tokens_of_rank[sums_of_gaps(streams["tail_rank"], tail_counts)]
+        probs[head] = head_units.astype(np.float32) / self.units
+        probs[tail] = np.repeat((tail_units / np.maximum(tail_counts * self.units, 1)).astype(np.float32), tail_counts)
+        return Ragged(ids, probs, counts)
 
     def _head_(self, blocks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(row, token, probability) of each head token, row by row; takes them out of `blocks`."""
@@ -134,9 +138,3 @@ def _sorted_within(rows: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     """(ranks ascending within their row, the order that does it)."""
     order = torch.argsort(rows * (int(ranks.max()) + 1 if len(ranks) else 1) + ranks)
     return ranks[order], order
-
-
-def _first_of_each(counts: NDArray[np.int64], num_first: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Of groups of so many entries, whether an entry is among the first so many of its group."""
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return within < np.repeat(num_first, counts)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pcodec import ChunkConfig, DeltaSpec, ModeSpec, PagingSpec, wrapped
+from pcodec import ChunkConfig, DeltaSpec, ModeSpec, PagingSpec, wrapped  # type: ignore[attr-defined]
 from safetensors.numpy import load, save
 
 from potstill.errors import StoreError
@@ -126,9 +126,10 @@ class Shard:
         raw = self._bytes[int(offsets[number]) : int(offsets[number + 1])]
         if zlib.crc32(raw) != int(self._footer["page_crc"][number]):
             raise _damaged(self.path, f"page {number} is not what was written")
+        sizes, numbers = (self._footer[what][number].tolist() for what in ("page_bytes", "page_entries"))
         chunk, place, found = int(self._footer["page_chunk"][number]), 0, {}
         for index, (name, dtype) in enumerate(self.streams):
-            size, entries = (int(self._footer[what][number, index]) for what in ("page_bytes", "page_entries"))
+            size, entries = sizes[index], numbers[index]
             found[name] = np.empty(entries, dtype=dtype)
             if entries:
                 piece = raw[place : place + size]

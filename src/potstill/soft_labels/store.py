@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -23,8 +22,7 @@ from potstill.soft_labels.topk import TopK
 from potstill.types import DenseTargets, Head, SoftTargets, SparseTargets
 
 SUFFIX, PLAN = ".labels", "plan.json"
-_CACHED_PAGES = 64
-Decoded = Ragged | NDArray[np.float32]
+_CACHED_PAGES = 256
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,21 @@ class Store:
                     "away"
                 )
         self._tokens_of_rank = self._tables["tokens_of_rank"].astype(np.int64)
-        self._page = lru_cache(maxsize=_CACHED_PAGES)(self._decoded_page)
+        self._page = lru_cache(maxsize=_CACHED_PAGES)(self._read_page)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return Store, (self.folder,)
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Of the softmax its labels can be read at; () = any."""
+        match self.manifest.codec:
+            case Sampled():
+                return (self.manifest.temperature,)
+            case TopK(temperatures=known):
+                return known
+            case Hidden() | Dense():
+                return ()
 
     @property
     def num_documents(self) -> int:
@@ -102,34 +111,38 @@ class Store:
             return Places(nothing - 1, nothing, nothing)
         return Places(np.where(is_known, shards[where], -1), starts[where], np.where(is_known, tokens[where], 0))
 
-    def read(self, spans: Sequence[tuple[int, int, int]], temperature: float) -> SoftTargets:
-        """Labels of (shard, first, last + 1) spans, end to end."""
-        parts = [part for span in spans for part in self._parts(*span, temperature)]
-        match self.manifest.codec:
-            case Sampled() | TopK():
-                return _sparse([part for part in parts if isinstance(part, Ragged)], temperature)
-            case Hidden() | Dense():
-                rows = np.concatenate(parts) if parts else np.zeros((0, self._head.weight.shape[1]), dtype=np.float32)
-                return DenseTargets(torch.from_numpy(rows).to(self._head.weight.dtype), self._head)
-
-    def _parts(self, shard: int, first: int, last: int, temperature: float) -> Iterator[Decoded]:
-        size = self.shards[shard].page_tokens
-        for page in range(first // size, -(-last // size)):
-            decoded = self._page(shard, page, temperature)
-            here = slice(max(first - page * size, 0), min(last - page * size, size))
-            yield decoded.part(here) if isinstance(decoded, Ragged) else decoded[here]
-
-    def _decoded_page(self, shard: int, page: int, temperature: float) -> Decoded:
-        streams = self.shards[shard].page(page)
+    def read(self, shards: NDArray[np.int64], numbers: NDArray[np.int64], temperature: float) -> SoftTargets:
+        """Labels of predictions, each by its shard and its number there, in this order."""
+        pages, order = self._pages_of(shards, numbers)
+        streams = {
+            name: np.concatenate([np.zeros(0, dtype=dtype), *(page[name] for page in pages)])
+            for name, dtype in (self.shards[0].streams if self.shards else [])
+        }
         match self.manifest.codec:
             case Sampled() as codec:
-                return codec.decode(streams, self._tokens_of_rank)
+                return _sparse(codec.decode(streams, self._tokens_of_rank).take(order), temperature)
             case TopK() as codec:
-                return codec.decode(streams, self._tokens_of_rank, temperature)
+                return _sparse(codec.decode(streams, self._tokens_of_rank, temperature).take(order), temperature)
             case Hidden() as codec:
-                return codec.decode(streams)
+                rows = codec.decode(streams)[order]
             case Dense() as codec:
-                return codec.decode(streams, self.manifest.num_tokens)
+                rows = codec.decode(streams, self.manifest.num_tokens)[order]
+        return DenseTargets(torch.from_numpy(rows).to(self._head.weight.dtype), self._head)
+
+    def _pages_of(
+        self, shards: NDArray[np.int64], numbers: NDArray[np.int64]
+    ) -> tuple[list[dict[str, NDArray]], NDArray[np.int64]]:
+        """(the pages that hold these predictions, end to end; the place of each prediction in them)."""
+        size = self.manifest.page_tokens
+        page = (shards << 32) + numbers // size
+        wanted, of = np.unique(page, return_inverse=True)
+        pages = [self._page(int(one) >> 32, int(one) & 0xFFFFFFFF) for one in wanted]
+        lengths = [min(size, self.shards[one >> 32].num_tokens - (one & 0xFFFFFFFF) * size) for one in wanted.tolist()]
+        starts = np.cumsum([0, *lengths])[:-1]
+        return pages, starts[of] + numbers % size
+
+    def _read_page(self, shard: int, page: int) -> dict[str, NDArray]:
+        return self.shards[shard].page(page)
 
     @cached_property
     def _head(self) -> Head:
@@ -157,7 +170,8 @@ class Store:
             return np.zeros(0, dtype="S32"), nothing, nothing, nothing
         every = np.concatenate(keys)
         order = np.argsort(every, kind="stable")
-        return every[order], *(np.concatenate(one)[order] for one in (shards, starts, tokens))
+        found = [np.concatenate(one)[order] for one in (shards, starts, tokens)]
+        return every[order], found[0], found[1], found[2]
 
 
 def document_keys(
@@ -166,8 +180,8 @@ def document_keys(
     """A key for each document: of its token ids, and of which of them are predicted. uint8 [documents, 16]."""
     keys = np.empty((len(offsets) - 1, 16), dtype=np.uint8)
     for number, (start, stop) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
-        digest = hashlib.blake2b(np.ascontiguousarray(ids[start:stop], dtype="<u4"), digest_size=16)
-        digest.update(np.packbits(weights[start:stop] > 0))
+        digest = hashlib.blake2b(ids[start:stop].astype("<u4").tobytes(), digest_size=16)
+        digest.update(np.packbits(weights[start:stop] > 0).tobytes())
         keys[number] = np.frombuffer(digest.digest(), dtype=np.uint8)
     return keys
 
@@ -177,13 +191,8 @@ def _sortable(keys: NDArray[np.uint8]) -> NDArray:
     return np.array([key.tobytes().hex() for key in keys], dtype="S32")
 
 
-def _sparse(parts: Sequence[Ragged], temperature: float) -> SparseTargets:
-    if not parts:
-        nothing = torch.zeros((0, 0))
-        return SparseTargets(nothing.long(), nothing, None, temperature)
-    counts = np.concatenate([part.counts for part in parts])
-    ids, probs = (torch.from_numpy(np.concatenate(some)) for some in ([p.ids for p in parts], [p.probs for p in parts]))
-    rests = [part.rest for part in parts if part.rest is not None]
-    rest = torch.from_numpy(np.concatenate(rests)) if rests else None
-    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
+def _sparse(labels: Ragged, temperature: float) -> SparseTargets:
+    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(labels.counts)]))
+    rest = None if labels.rest is None else torch.from_numpy(labels.rest)
+    ids, probs = torch.from_numpy(labels.ids), torch.from_numpy(labels.probs)
     return SparseTargets.from_ragged(ids, probs, offsets, rest, temperature)

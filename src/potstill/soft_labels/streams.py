@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,16 +47,11 @@ class Ragged:
     counts: Counts
     rest: NDArray[np.float32] | None = None
 
-    @cached_property
-    def _starts(self) -> Counts:
-        return np.concatenate([[0], np.cumsum(self.counts)])
-
-    def part(self, here: slice) -> Ragged:
-        """Some consecutive predictions."""
-        counts = self.counts[here]
-        start = self._starts[here.start]
-        listed = slice(start, start + counts.sum())
-        return Ragged(self.ids[listed], self.probs[listed], counts, None if self.rest is None else self.rest[here])
+    def take(self, order: NDArray[np.int64]) -> Ragged:
+        """These predictions, in this order."""
+        places = _places(self.counts, order)
+        rest = None if self.rest is None else self.rest[order]
+        return Ragged(self.ids[places], self.probs[places], self.counts[order], rest)
 
 
 def gaps_of(ranks: NDArray[np.int64], counts: Counts) -> NDArray[np.uint32]:

@@ -7,6 +7,7 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
     targets = teacher.label(batch)                                 # DenseTargets: hidden states and a head
 
     live.py        LiveTeacher                                 a model marks as the student reads
+    stored.py      StoredTeacher, on_device                    what it said is on disk
     remembering.py RememberingTeacher                          marks the same text once, for several models
     fake.py        FakeTeacher                                 a test double: depends on the last token read only
     vocabulary.py  shared_vocabulary, check_chat_rendering     do teacher and student mean the same by a token, and a chat?
@@ -15,6 +16,15 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
 from potstill.teachers.fake import FakeTeacher
 from potstill.teachers.live import LiveTeacher
 from potstill.teachers.remembering import RememberingTeacher
+from potstill.teachers.stored import StoredTeacher, on_device
 from potstill.teachers.vocabulary import check_chat_rendering, shared_vocabulary
 
-__all__ = ["FakeTeacher", "LiveTeacher", "RememberingTeacher", "check_chat_rendering", "shared_vocabulary"]
+__all__ = [
+    "FakeTeacher",
+    "LiveTeacher",
+    "RememberingTeacher",
+    "StoredTeacher",
+    "check_chat_rendering",
+    "on_device",
+    "shared_vocabulary",
+]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from potstill.data import TokenCorpus
 from potstill.errors import DataError, LossError, StoreError
 from potstill.losses import SoftLabelLoss
 from potstill.soft_labels import Dense, Hidden, Sampled, Store, TopK, document_keys
-from potstill.types import Batch, SoftTargets
+from potstill.types import Batch, DenseTargets, SoftTargets, SparseTargets
 
 
 class StoredTeacher:
@@ -43,9 +46,10 @@ class StoredTeacher:
 
     def label(self, batch: Batch) -> SoftTargets:
         """The labels of the counted predictions, in reading order, on the CPU. DataError for a batch of another text."""
-        counted = batch.counted.cpu()
+        counted = np.flatnonzero(batch.counted.cpu().numpy())
         documents, offsets, inputs, targets = (
-            field.cpu()[counted].numpy() for field in (batch.documents, batch.offsets, batch.inputs, batch.targets)
+            field.cpu().numpy().ravel()[counted]
+            for field in (batch.documents, batch.offsets, batch.inputs, batch.targets)
         )
         self._check_is_of_corpus(documents, offsets, inputs, targets)
         starts = self.corpus.offsets[documents]
@@ -55,9 +59,8 @@ class StoredTeacher:
                 f"{int(beyond.sum()):,} predictions lie beyond the {self.store.manifest.context:,} tokens of context that "
                 f"{self.store.folder} was labelled with: lower training.length, or label with a longer context"
             )
-        return self.store.read(
-            _spans(self._places.shards[documents], self._places.starts[documents] + numbers), self.temperature
-        )
+        places = self._places
+        return self.store.read(places.shards[documents], places.starts[documents] + numbers, self.temperature)
 
     def _check_is_of_corpus(self, documents: NDArray, offsets: NDArray, inputs: NDArray, targets: NDArray) -> None:
         corpus = self.corpus
@@ -73,6 +76,16 @@ class StoredTeacher:
             )
 
 
+def on_device(targets: SoftTargets, device: torch.device) -> SoftTargets:
+    """The same labels there."""
+    if isinstance(targets, SparseTargets):
+        rest = None if targets.rest is None else targets.rest.to(device)
+        return SparseTargets(targets.ids.to(device), targets.probs.to(device), rest, targets.temperature)
+    head = targets.head
+    bias = None if head.bias is None else head.bias.to(device)
+    return DenseTargets(targets.rows.to(device), replace(head, weight=head.weight.to(device), bias=bias))
+
+
 def check_serves(store: Store, measure: SoftLabelLoss) -> None:
     """LossError where the labels can't serve this divergence or temperature; says which tier could."""
     manifest, temperature = store.manifest, measure.temperature
@@ -85,21 +98,12 @@ def check_serves(store: Store, measure: SoftLabelLoss) -> None:
                     f"{store.folder} holds samples (tier sampled), which serve forward KL alone, and the loss is "
                     f'{type(measure.divergence).__name__}: use forward_kl, or label with tier = "topk" or "hidden"'
                 )
-            known = (manifest.temperature,)
-        case TopK(temperatures=known):
+        case TopK():
             pass
+    known = store.temperatures
     if temperature not in known:
         raise LossError(
             f"{store.folder} holds labels of temperature {', '.join(f'{t:g}' for t in known)} and the loss asks for {temperature:g}: "
             f'set loss.temperature = {known[0]:g}, or label with labels.temperature = {temperature:g}, or with tier = "hidden", which '
             "serves any"
         )
-
-
-def _spans(shards: NDArray[np.int64], numbers: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """Consecutive predictions as (shard, first, last + 1)."""
-    if len(numbers) == 0:
-        return []
-    breaks = np.flatnonzero((np.diff(numbers) != 1) | (np.diff(shards) != 0)) + 1
-    starts, ends = np.concatenate([[0], breaks]), np.concatenate([breaks, [len(numbers)]])
-    return [(int(shards[a]), int(numbers[a]), int(numbers[b - 1]) + 1) for a, b in zip(starts, ends, strict=True)]

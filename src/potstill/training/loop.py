@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from potstill.errors import DataError, NotFiniteError
 from potstill.losses import SoftLabelLoss, Workspace, linear_loss
 from potstill.models import hidden_states
+from potstill.teachers import StoredTeacher, on_device
 from potstill.training.checkpoint import load_checkpoint_, newest_checkpoint, save_checkpoint
 from potstill.training.schedule import Cosine, Schedule
 from potstill.types import Batch, SoftTargets, Teacher
@@ -104,14 +105,14 @@ def train(
     if folder is not None and (newest := newest_checkpoint(folder)) is not None:
         done = load_checkpoint_(newest, student, optimizer)
     objective = accelerator.prepare_model(_Objective(student, measure, size, compiled=settings.compile_loss))
-    text = _ahead(batches.from_step(done))
+    work = _ahead(_divided(batches.from_step(done), teacher if measure.needs_teacher else None, accelerator, settings))
     for index in range(done, settings.steps):
         started = time.perf_counter()
-        batch = next(text)
+        batch, parts = next(work)
         rate = settings.learning_rate * settings.schedule.factor(index, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        sums = _gradient_of_step(accelerator, objective, teacher, batch, measure, settings)
+        sums = _gradient_of_step(accelerator, objective, teacher, batch, parts, measure, settings)
         norm = float(accelerator.clip_grad_norm_(student.parameters(), settings.max_gradient_norm) or 0.0)
         _refuse_not_finite(index + 1, sums["loss"].item(), norm, rate)
         optimizer.step()
@@ -122,14 +123,36 @@ def train(
         yield step
 
 
-def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, each made while the one before is learned from."""
+def _ahead(work: Iterator[_Work]) -> Iterator[_Work]:
+    """The same work, each step's made ready while the one before is learned from."""
     with ThreadPoolExecutor(max_workers=1) as worker:
-        coming = worker.submit(next, batches)
+        coming = worker.submit(next, work)
         while True:
-            batch = coming.result()
-            coming = worker.submit(next, batches)
-            yield batch
+            ready = coming.result()
+            coming = worker.submit(next, work)
+            yield ready
+
+
+# A step's batch, and its passes: what one of them reads, and its labels where they need no model.
+_Work = tuple[Batch, list[tuple[Batch, SoftTargets | None]]]
+
+
+def _divided(
+    batches: Iterator[Batch], teacher: Teacher | None, accelerator: Accelerator, settings: TrainingSettings
+) -> Iterator[_Work]:
+    """This process's share of each step in passes. Stored labels are read here, beside the step before."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    stored = teacher if isinstance(teacher, StoredTeacher) else None
+    for batch in batches:
+        if len(batch.inputs) < world:
+            raise DataError(
+                f"a step has {len(batch.inputs)} sequences and there are {world} processes: raise training.rows"
+            )
+        # No process is left without rows: it would not take part in the reduction.
+        bounds = [place * len(batch.inputs) // world for place in (rank, rank + 1)]
+        mine = batch.rows(*bounds)
+        parts = mine.split(settings.micro_rows or max(1, len(mine.inputs)))
+        yield batch, [(part, None if stored is None else stored.label(part)) for part in parts]
 
 
 class _Objective(nn.Module):
@@ -155,29 +178,23 @@ def _gradient_of_step(
     objective: nn.Module,
     teacher: Teacher | None,
     batch: Batch,
+    parts_of_step: list[tuple[Batch, SoftTargets | None]],
     measure: SoftLabelLoss,
     settings: TrainingSettings,
 ) -> dict[str, Float[Tensor, ""]]:
     """Accumulate the gradient of the step's mean loss; the sums of the loss and its parts over all processes."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    if len(batch.inputs) < world:
-        raise DataError(
-            f"a step has {len(batch.inputs)} sequences and there are {world} processes: raise training.rows"
-        )
-    # No process is left without rows: it would not take part in the reduction.
-    bounds = [place * len(batch.inputs) // world for place in (rank, rank + 1)]
-    mine = batch.rows(*bounds)
+    world = accelerator.num_processes
     weight = batch.weight.clamp_min(torch.finfo(batch.weights.dtype).tiny).item()
-    micro_batches = list(mine.split(settings.micro_rows or max(1, len(mine.inputs))))
     sums: dict[str, Tensor] = {}
     device = accelerator.device.type
-    for number, micro in enumerate(micro_batches):
+    for number, (micro, targets) in enumerate(parts_of_step):
         micro = micro.to(accelerator.device)
-        is_last = number == len(micro_batches) - 1
+        is_last = number == len(parts_of_step) - 1
         with torch.autocast(device, settings.dtype, enabled=settings.dtype != torch.float32):
-            targets = teacher.label(micro) if teacher is not None and measure.needs_teacher else None
+            if targets is None and teacher is not None and measure.needs_teacher:
+                targets = teacher.label(micro)
             with _sync(accelerator, objective, is_last):
-                total, parts = objective(micro, targets)
+                total, parts = objective(micro, None if targets is None else on_device(targets, accelerator.device))
                 # Wrappers average the gradient over processes; the weight of the step is already everybody's.
                 accelerator.backward(total * (world / weight))
         for name, value in {"loss": total.detach(), **parts}.items():

@@ -1,0 +1,120 @@
+"""A recipe -> what `potstill label` does, and the store it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from potstill.errors import RecipeError, StoreError
+from potstill.recipe.job import Say, read_corpus, shared_tokenizer
+from potstill.recipe.schema import LabelsTable, Recipe
+
+if TYPE_CHECKING:
+    from potstill.data import TokenCorpus
+    from potstill.soft_labels import Codec, Manifest, Store
+    from potstill.teachers import LiveTeacher
+
+_FOLDER = "soft_labels"
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Who labels what, and where to."""
+
+    teacher: LiveTeacher
+    corpus: TokenCorpus
+    manifest: Manifest
+    folder: Path
+
+
+def labels_folder(recipe: Recipe, out: Path) -> Path:
+    """Where the recipe's labels lie, for a run in `out`."""
+    return Path(recipe.teacher.labels).expanduser() if recipe.teacher.labels is not None else out / _FOLDER
+
+
+def open_store(recipe: Recipe, out: Path) -> Store:
+    """The recipe's labels; StoreError where there are none."""
+    from potstill.soft_labels import Store
+
+    return Store(labels_folder(recipe, out))
+
+
+def check_is_teacher(store: Store, fingerprint: str) -> None:
+    """StoreError where the labels are another model's."""
+    found = store.manifest.teacher
+    if found["fingerprint"] != fingerprint:
+        raise StoreError(
+            f"the labels in {store.folder} are those of another teacher ({found['name']}): name that one as teacher.model, or label anew "
+            "(--out)"
+        )
+
+
+def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
+    """Load, check, tokenise; the store's folder is made or taken up. Raises a PotstillError for whatever can't work."""
+    import torch
+
+    from potstill.models import (
+        check_context,
+        check_head,
+        check_packing,
+        faster_dtype,
+        head_of,
+        hold_in_,
+        holds_exactly,
+        load_model,
+        on_this_device,
+        this_device,
+    )
+    from potstill.recipe.build import build_student
+    from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
+    from potstill.soft_labels import Manifest, begin_store
+    from potstill.teachers import LiveTeacher
+
+    say(f"loading {recipe.teacher.model}")
+    model = load_model(recipe.teacher.model)
+    size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model))
+    length = recipe.training.length
+    check_context(model, length)
+    check_head(model)
+    check_packing(model)
+    fingerprint = fingerprint_of_model(model)
+    say(f"reading {recipe.data.source if isinstance(recipe.data.source, str) else ', '.join(recipe.data.source)}")
+    corpus = read_corpus(recipe.data, tokenizer)
+    corpus = corpus.part("train", held_out=recipe.data.held_out, search=recipe.data.search)
+    if len(corpus) == 0:
+        raise RecipeError("no document of the text is left to learn from: lower data.held_out, or give more text")
+    wanted = recipe.training.dtype
+    dtype = faster_dtype(this_device()) if wanted == "auto" else getattr(torch, wanted)
+    # Only where it is exact: labels are kept for long.
+    if dtype == torch.bfloat16 and holds_exactly(model, dtype):
+        hold_in_(model, dtype)
+    head = head_of(model)
+    manifest = Manifest(
+        codec=build_codec(recipe.labels, recipe.loss.temperature),
+        num_tokens=size,
+        tokenizer=fingerprint_of_tokenizer(tokenizer),
+        teacher={"name": recipe.teacher.model, "fingerprint": fingerprint, "dtype": str(model.dtype)},
+        context=length,
+        temperature=recipe.loss.temperature,
+        seed=recipe.labels.seed,
+        rows=recipe.labels.rows,
+        head={"scale": head.scale, "softcap": head.softcap},
+    )
+    begin_store(folder, manifest, corpus, head)
+    return Labelling(LiveTeacher(on_this_device(model), size=size), corpus, manifest, folder)
+
+
+def build_codec(labels: LabelsTable, temperature: float) -> Codec:
+    """The tier that [labels] describes."""
+    from potstill.soft_labels import Dense, Hidden, Sampled, TopK
+
+    match labels.tier:
+        case "sampled":
+            return Sampled(labels.tau)
+        case "topk":
+            return TopK(labels.k, temperatures=tuple(sorted({1.0, temperature})))
+        case "hidden":
+            return Hidden(labels.bits)
+        case "dense":
+            return Dense()

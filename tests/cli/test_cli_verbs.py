@@ -16,7 +16,7 @@ from potstill.recipe import load_recipe
 def test_help_lists_every_verb(workshop: Workshop):
     result = workshop.run("--help")
     assert result.exit_code == 0
-    for verb in ("demo", "distill", "check", "preview", "evaluate", "recipes"):
+    for verb in ("demo", "distill", "label", "inspect", "check", "preview", "evaluate", "recipes"):
         assert verb in result.output
     assert workshop.run("--version").output.startswith("potstill 0.")
 

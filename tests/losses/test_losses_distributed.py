@@ -30,7 +30,7 @@ objective = _Objective(student, SoftLabelLoss(JensenShannon(0.3), 2.0, 0.6), 61)
 draw = torch.Generator().manual_seed(1)
 tokens = torch.randint(0, 61, (4, 9), generator=draw)
 weights = (torch.rand(4, 8, generator=draw) > 0.3).float()
-batch = Batch(tokens[:, :-1], tokens[:, 1:], weights, torch.zeros(4, 8, dtype=torch.long), torch.arange(8).expand(4, 8), torch.arange(8).expand(4, 8))
+batch = Batch(tokens[:, :-1], tokens[:, 1:], weights, torch.zeros(4, 8, dtype=torch.long), *(2 * [torch.arange(8).expand(4, 8)]))
 share = 4 // world
 mine = batch.rows(rank * share, (rank + 1) * share)
 if world > 1:

@@ -12,6 +12,8 @@ from potstill.students import copy_layers, fresh
 def test_weights_of_a_bfloat16_checkpoint_are_held_in_it():
     model = tiny_model("llama")
     assert not holds_exactly(model, torch.bfloat16)
+    hold_in_(model, torch.bfloat16)
+    assert model.dtype == torch.float32
     rounded = tiny_model("llama").to(torch.bfloat16).float()
     before = {name: weight.clone() for name, weight in rounded.state_dict().items()}
     buffers = {name: buffer.dtype for name, buffer in rounded.named_buffers()}

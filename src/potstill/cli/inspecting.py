@@ -141,8 +141,8 @@ def _span(one: Prediction) -> str:
     # From sure (white) to surprised (orange).
     strength = 1 - one.probability
     return (
-        f"<span tabindex=0 style='background:rgba(226,128,40,{0.75 * strength:.2f})'>{shown}<table><caption>{html.escape(repr(one.token))}: "
-        f"{one.probability:.2f}</caption>{rows}</table></span>"
+        f"<span tabindex=0 style='background:rgba(226,128,40,{0.75 * strength:.2f})'>{shown}<table>"
+        f"<caption>{html.escape(repr(one.token))}: {one.probability:.2f}</caption>{rows}</table></span>"
     )
 
 
@@ -152,8 +152,8 @@ body { font: 16px/1.9 system-ui, sans-serif; max-width: 52rem; margin: 3rem auto
 pre { font: 15px/1.9 ui-monospace, monospace; white-space: pre-wrap }
 span { position: relative; border-radius: 3px; cursor: default }
 span:hover, span:focus { outline: 2px solid #446 }
-span table { display: none; position: absolute; left: 0; top: 1.7em; z-index: 1; background: #fff; border: 1px solid #bbb; padding: .4rem .6rem;
-  font-size: 13px; line-height: 1.5; white-space: nowrap; box-shadow: 0 3px 12px #0003 }
+span table { display: none; position: absolute; left: 0; top: 1.7em; z-index: 1; background: #fff;
+  border: 1px solid #bbb; padding: .4rem .6rem; font-size: 13px; line-height: 1.5; white-space: nowrap; box-shadow: 0 3px 12px #0003 }
 span:hover table, span:focus table { display: block }
 caption { text-align: left; font-weight: 600 }
 i { display: inline-block; height: .7em; background: #446 }

@@ -39,7 +39,9 @@ def holds_exactly(model: PreTrainedModel, dtype: torch.dtype) -> bool:
 
 
 def hold_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast the model's weights in place, and only them: buffers (rotary frequencies) stay as exact as they are."""
+    """Cast the model's weights in place where they lose nothing by it, and only them: buffers (rotary frequencies) stay as they are."""
+    if not holds_exactly(model, dtype):
+        return
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)
 

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from potstill.data import PackedBatches, TokenCorpus
+    from potstill.losses import SoftLabelLoss
     from potstill.runs import Job, RunFolder
+    from potstill.teachers import LiveTeacher
+    from potstill.types import Teacher
 
 Say = Callable[[str], None]
 
@@ -36,8 +39,7 @@ class BuiltJob:
 
 def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
-    from potstill.models import faster_dtype, hold_in_, holds_exactly, size_of
-    from potstill.recipe.labelling import check_is_teacher, open_store
+    from potstill.models import faster_dtype, hold_in_, size_of
     from potstill.runs import (
         Job,
         RunFolder,
@@ -46,7 +48,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         fingerprint_of_tokenizer,
         held_out_sample,
     )
-    from potstill.teachers import LiveTeacher, StoredTeacher
+    from potstill.teachers import LiveTeacher
 
     check_trackers(recipe.training.trackers)
     _check_is_apart(recipe.data, out)
@@ -61,19 +63,14 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     batches, held_out = _text(recipe, _corpus(recipe, folder, tokenizer, size, say))
     training = recipe.training
     dtype = _dtype(recipe, folder, faster_dtype)
-    if holds_exactly(model, dtype):
-        hold_in_(model, dtype)
+    hold_in_(model, dtype)
     steps = num_steps(
         training,
         tokens_per_step=training.rows * training.length,
         steps_per_epoch=batches.steps_per_epoch,
     )
     live, measure = LiveTeacher(model, size=size), build_measure(recipe.loss)
-    marker = live
-    if recipe.teacher.kind == "stored":
-        store = open_store(recipe, out)
-        check_is_teacher(store, identity["teacher"])
-        marker = StoredTeacher(store, batches.corpus, tokenizer=identity["tokenizer"], measure=measure)
+    marker = _marker(recipe, out, live, batches.corpus, measure, identity)
     job = Job(
         teacher=live,
         marker=marker,
@@ -101,6 +98,20 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         "shared_vocabulary": size,
     }
     return BuiltJob(job, folder, facts)
+
+
+def _marker(
+    recipe: Recipe, out: Path, live: LiveTeacher, corpus: TokenCorpus, measure: SoftLabelLoss, identity: dict[str, str]
+) -> Teacher:
+    """The teacher itself, or what it said of this corpus, where the recipe has that stored."""
+    from potstill.recipe.labelling import check_is_teacher, open_store
+    from potstill.teachers import StoredTeacher
+
+    if recipe.teacher.kind == "live":
+        return live
+    store = open_store(recipe, out)
+    check_is_teacher(store, identity["teacher"])
+    return StoredTeacher(store, corpus, tokenizer=identity["tokenizer"], measure=measure)
 
 
 def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase, int]:

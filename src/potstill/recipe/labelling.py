@@ -61,7 +61,6 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
         faster_dtype,
         head_of,
         hold_in_,
-        holds_exactly,
         load_model,
         on_this_device,
         this_device,
@@ -86,9 +85,7 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
         raise RecipeError("no document of the text is left to learn from: lower data.held_out, or give more text")
     wanted = recipe.training.dtype
     dtype = faster_dtype(this_device()) if wanted == "auto" else getattr(torch, wanted)
-    # Only where it is exact: labels are kept for long.
-    if dtype == torch.bfloat16 and holds_exactly(model, dtype):
-        hold_in_(model, dtype)
+    hold_in_(model, dtype)
     head = head_of(model)
     manifest = Manifest(
         codec=build_codec(recipe.labels, recipe.loss.temperature),

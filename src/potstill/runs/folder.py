@@ -5,6 +5,7 @@ manifest.json                              versions, machine, facts about text a
 tokens/                                    the tokenised text
 steps.jsonl  checkpoints/  student/        of the distilled student
 controls/NAME/                             the same of each control
+soft_labels/                               the teacher's, when they were stored (potstill label)
 measurements/NAME.npz                      what each model did on each held-out document
 scores.json  report.html                   the result
 """
@@ -29,6 +30,8 @@ from potstill.evaluation import Measurement
 from potstill.training import Step
 
 _RECIPE, _IDENTITY, _LOCK = "recipe.toml", "identity.json", ".lock"
+# Stored soft labels may be there before the run is.
+_LABELS = "soft_labels"
 _PREPARED = ("tokens", "dtype.json", "manifest.json")
 # Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
 _LOCKS: dict[Path, int] = {}
@@ -158,7 +161,7 @@ class RunFolder:
 
     def _first_name(self) -> str | None:
         names = sorted(entry.name for entry in self.path.iterdir()) if self.path.is_dir() else []
-        return next((name for name in names if name not in (_IDENTITY, _LOCK)), None)
+        return next((name for name in names if name not in (_IDENTITY, _LOCK, _LABELS)), None)
 
     def _has_results(self) -> bool:
         return any(

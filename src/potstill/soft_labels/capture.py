@@ -91,7 +91,7 @@ def label(teacher: Teacher, corpus: TokenCorpus, folder: Path) -> Iterator[Progr
         _write_plan(folder, [shard.path.name for shard in store.shards], plan)
     started, done = time.perf_counter(), Progress(0, sum(shard.tokens for shard in plan), 0, 0.0, np.zeros(len(SUMS)))
     ranks = torch.empty(store.manifest.num_tokens, dtype=torch.int64)
-    ranks[torch.from_numpy(store._tokens_of_rank)] = torch.arange(len(ranks))
+    ranks[torch.from_numpy(store.tokens_of_rank)] = torch.arange(len(ranks))
     elsewhere = 0
     for shard in plan:
         path = folder / shard.name
@@ -241,7 +241,8 @@ def _encode(seen: Observed, manifest: Manifest, noise: torch.Tensor, ranks: torc
 
 def _in_order(records: Sequence[dict[str, NDArray]], shard: _Planned) -> tuple[Documents, Encoded]:
     """Passes read windows as they fit together; a shard has documents from their first prediction to their last."""
-    names = [name.removeprefix("array/") for name in records[0] if name.startswith("array/")]
+    # Sorted: a record that comes from the journal has its streams in an order of its own.
+    names = sorted(name.removeprefix("array/") for name in records[0] if name.startswith("array/"))
     encoded = joined(
         [
             Encoded(

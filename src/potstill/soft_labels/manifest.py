@@ -88,15 +88,16 @@ class Manifest:
                     f"{path} is of version {content['version']} and this potstill reads up to {VERSION}: install a newer potstill"
                 )
             manifest = _from_json(content["labels"])
+            identity, digest = content["identity"], content["tables"]
             blob = (folder / TABLES).read_bytes()
             tables = load(blob)
         except StoreError:
             raise
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise _damaged(path, str(error)) from error
-        if manifest.identity != content["identity"]:
+        if manifest.identity != identity:
             raise _damaged(path, "it does not say what it said when it was written")
-        if hashlib.blake2b(blob, digest_size=16).hexdigest() != content["tables"]:
+        if hashlib.blake2b(blob, digest_size=16).hexdigest() != digest:
             raise _damaged(folder / TABLES, "it is not what was written")
         return manifest, tables
 

@@ -71,12 +71,13 @@ def write_shard(path: Path, documents: Documents, encoded: Encoded, *, page_toke
             "page_crc": np.array(crcs, dtype=np.uint32),
         }
         facts = {
-            "streams": json.dumps([[name, array.dtype.str] for name, array in encoded.arrays.items()]),
-            "page_tokens": str(page_tokens),
-            "tokens": str(len(encoded)),
+            "streams": [[name, array.dtype.str] for name, array in encoded.arrays.items()],
+            "page_tokens": page_tokens,
+            "tokens": len(encoded),
             "store": store,
         }
-        blob = save(footer, metadata=facts)
+        # One entry: safetensors writes several in any order, and the same labels are to be the same bytes.
+        blob = save(footer, metadata={"facts": json.dumps(facts)})
         file.write(blob)
         file.write(_TRAILER.pack(offset, len(blob), zlib.crc32(blob), VERSION, _MAGIC))
         file.flush()
@@ -97,10 +98,8 @@ class Shard:
         except (OSError, ValueError) as error:
             raise _damaged(path, f"it can't be read: {error}") from error
         self._footer, self.facts = self._read_footer()
-        self.streams: list[tuple[str, np.dtype]] = [
-            (name, np.dtype(kind)) for name, kind in json.loads(self.facts["streams"])
-        ]
-        self.page_tokens, self.num_tokens = int(self.facts["page_tokens"]), int(self.facts["tokens"])
+        self.streams: list[tuple[str, np.dtype]] = [(name, np.dtype(kind)) for name, kind in self.facts["streams"]]
+        self.page_tokens, self.num_tokens = self.facts["page_tokens"], self.facts["tokens"]
         self._decoders: dict[tuple[int, str], object] = {}
 
     def __reduce__(self) -> tuple[type[Shard], tuple[Path]]:
@@ -145,7 +144,7 @@ class Shard:
             self._decoders[key], _ = file.chunk_decompressor(meta, f"{dtype.kind}{8 * dtype.itemsize}")
         return self._decoders[key]
 
-    def _read_footer(self) -> tuple[dict[str, NDArray], dict[str, str]]:
+    def _read_footer(self) -> tuple[dict[str, NDArray], dict]:
         raw = self._bytes
         if len(raw) < _HEADER.size + _TRAILER.size:
             raise _damaged(self.path, f"it has {len(raw)} bytes")
@@ -161,7 +160,7 @@ class Shard:
         if offset + size + _TRAILER.size != len(raw) or zlib.crc32(blob) != crc:
             raise _damaged(self.path, "its footer is not what was written")
         length = struct.unpack("<Q", blob[:8])[0]
-        return load(blob), json.loads(blob[8 : 8 + length])["__metadata__"]
+        return load(blob), json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["facts"])
 
 
 @dataclass(frozen=True)

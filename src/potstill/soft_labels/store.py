@@ -48,7 +48,7 @@ class Store:
                     f"{shard.path} belongs to another store: its labels were made with other settings or by another teacher; move it "
                     "away"
                 )
-        self._tokens_of_rank = self._tables["tokens_of_rank"].astype(np.int64)
+        self.tokens_of_rank = self._tables["tokens_of_rank"].astype(np.int64)
         self._page = lru_cache(maxsize=_CACHED_PAGES)(self._read_page)
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
@@ -120,9 +120,9 @@ class Store:
         }
         match self.manifest.codec:
             case Sampled() as codec:
-                return _sparse(codec.decode(streams, self._tokens_of_rank).take(order), temperature)
+                return _sparse(codec.decode(streams, self.tokens_of_rank).take(order), temperature)
             case TopK() as codec:
-                return _sparse(codec.decode(streams, self._tokens_of_rank, temperature).take(order), temperature)
+                return _sparse(codec.decode(streams, self.tokens_of_rank, temperature).take(order), temperature)
             case Hidden() as codec:
                 rows = codec.decode(streams)[order]
             case Dense() as codec:

@@ -1,0 +1,67 @@
+"""Labels stored, looked at, and learned from; and what is said when they don't fit."""
+
+from __future__ import annotations
+
+import json
+
+from commands import Workshop
+
+STORED = ("--set", "teacher.kind=stored")
+
+
+def test_label_inspect_and_learn_from_what_is_stored(workshop: Workshop):
+    result = workshop.run("label", "recipe.toml")
+    assert result.exit_code == 0, result.output
+    for said in ("predictions to label: about", "labelled", "tokens/s", "perplexity", "entropy", "bytes each"):
+        assert said in result.output
+    folder = workshop.path / "runs" / "recipe" / "soft_labels"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again = workshop.run("label", "recipe.toml")
+    assert "nothing was missing" in again.output
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+    looked = workshop.run("inspect", folder, "--recipe", "recipe.toml", "--tokens", "5", "--html", "page.html")
+    assert looked.exit_code == 0, looked.output
+    for said in ("Sampled(tau=0.05)", "bytes a prediction", "hard labels a prediction", "the teacher's likeliest"):
+        assert said in looked.output
+    assert (workshop.path / "page.html").read_text().count("<span") == 5
+
+    learned = workshop.run("distill", "recipe.toml", *STORED)
+    assert learned.exit_code == 0, learned.output
+    run = workshop.path / "runs" / "recipe"
+    live = workshop.run("distill", "recipe.toml", "--out", "live")
+    assert live.exit_code == 0, live.output
+    losses = [
+        [json.loads(line)["loss"] for line in (path / "steps.jsonl").read_text().splitlines()]
+        for path in (run, workshop.path / "live")
+    ]
+    # Samples have the entropy of samples in their loss: not the same number, the same size of gradient.
+    assert len(losses[0]) == len(losses[1]) == 4
+
+
+def test_hidden_states_on_disk_give_the_losses_of_the_live_teacher(workshop: Workshop):
+    for words in (("label", "recipe.toml", "--set", "labels.tier=hidden", "--out", "kept"),):
+        assert workshop.run(*words).exit_code == 0
+    stored = workshop.run("distill", "recipe.toml", *STORED, "--set", "teacher.labels=kept", "--out", "stored")
+    assert stored.exit_code == 0, stored.output
+    assert workshop.run("distill", "recipe.toml", "--out", "live").exit_code == 0
+    one, other = (
+        [json.loads(line) for line in (workshop.path / name / "steps.jsonl").read_text().splitlines()]
+        for name in ("stored", "live")
+    )
+    for left, right in zip(one, other, strict=True):
+        assert abs(left["loss"] - right["loss"]) < 0.01 * right["loss"]
+        assert abs(left["gradient_norm"] - right["gradient_norm"]) < 0.02 * right["gradient_norm"]
+
+
+def test_labels_that_do_not_fit_are_refused(workshop: Workshop):
+    assert "holds no soft labels" in workshop.refused("distill", "recipe.toml", *STORED)
+    assert workshop.run("label", "recipe.toml", "--out", "kept").exit_code == 0
+    use = ("distill", "recipe.toml", *STORED, "--set", "teacher.labels=kept", "--out", "run")
+    assert "serve forward KL alone" in workshop.refused(*use, "--set", "loss.divergence.kind=reverse_kl")
+    assert "of temperature 1 and the loss asks for 2" in workshop.refused(*use, "--set", "loss.temperature=2.0")
+    assert "beyond the 24 tokens" not in workshop.run(*use, "--set", "training.length=12").output
+    assert "of another kind" in workshop.refused("label", "recipe.toml", "--out", "kept", "--set", "labels.tau=0.1")
+    assert "holds no soft labels" in workshop.refused("inspect", "teacher")
+    (workshop.path / "text.jsonl").write_text((workshop.path / "text.jsonl").read_text().replace("odd", "uneven"))
+    assert "have no labels in kept" in workshop.refused(*use, "--out", "other")

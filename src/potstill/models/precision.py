@@ -40,7 +40,7 @@ def holds_exactly(model: PreTrainedModel, dtype: torch.dtype) -> bool:
 
 def hold_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Cast the model's weights in place where they lose nothing by it, and only them: buffers (rotary frequencies) stay as they are."""
-    if not holds_exactly(model, dtype):
+    if dtype == model.dtype or not holds_exactly(model, dtype):
         return
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)

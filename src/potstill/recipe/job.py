@@ -64,16 +64,12 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     training = recipe.training
     dtype = _dtype(recipe, folder, faster_dtype)
     hold_in_(model, dtype)
-    steps = num_steps(
-        training,
-        tokens_per_step=training.rows * training.length,
-        steps_per_epoch=batches.steps_per_epoch,
-    )
+    per_step = training.rows * training.length
+    steps = num_steps(training, tokens_per_step=per_step, steps_per_epoch=batches.steps_per_epoch)
     live, measure = LiveTeacher(model, size=size), build_measure(recipe.loss)
-    marker = _marker(recipe, out, live, batches.corpus, measure, identity)
     job = Job(
         teacher=live,
-        marker=marker,
+        marker=_marker(recipe, out, live, batches.corpus, measure, identity),
         tokenizer=tokenizer,
         new_student=lambda: build_student(recipe.student, model),
         batches=batches,

@@ -76,7 +76,7 @@ def stacked(*parts: Batch) -> Batch:
     return Batch(*(torch.cat([getattr(part, name) for part in parts], 0) for name in FIELDS))
 
 
-FIELDS = ("inputs", "targets", "weights", "documents", "positions")
+FIELDS = ("inputs", "targets", "weights", "documents", "positions", "offsets")
 
 
 def loss_and_gradient(student, teacher, batch: Batch) -> tuple[float, list[torch.Tensor]]:

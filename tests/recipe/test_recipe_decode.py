@@ -121,7 +121,11 @@ def test_a_slip_is_named_with_its_place_and_what_was_found(line: str, message: s
         ("steps = 10", "", "training: needs exactly one of `tokens`, `steps`, `epochs`"),
         ("steps = 10", "steps = 10\ntokens = 5", "found tokens = 5 and steps = 10: keep one"),
         ('[teacher]\nmodel = "big"', "", "teacher: is missing"),
-        ('model = "big"', 'kind = "stored"\nmodel = "b"', 'teacher.kind: needs "live", found the text "stored"'),
+        (
+            'model = "big"',
+            'kind = "store"\nmodel = "b"',
+            'teacher.kind: needs "live" or "stored", found the text "store"',
+        ),
         ("[teacher]", "name = '../up'\n[teacher]", "name: needs a name that a folder can have"),
         (
             "[teacher]",

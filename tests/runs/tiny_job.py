@@ -50,7 +50,8 @@ def tiny_job(**changes: object) -> Job:
     ]
     corpus = tokenize(documents, tokenizer)
     settings = {
-        "teacher": LiveTeacher(teacher, size=257),
+        "teacher": (live := LiveTeacher(teacher, size=257)),
+        "marker": live,
         "tokenizer": tokenizer,
         "new_student": lambda: copy_layers(teacher.requires_grad_(False), (0, 3))[0].requires_grad_(True),
         "batches": PackedBatches(corpus.part("train"), LENGTH, 4, seed=0),

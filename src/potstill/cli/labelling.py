@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from potstill.errors import StoreError
 from potstill.recipe.labelling import Labelling
 from potstill.soft_labels import SUMS, Store, label
 from potstill.soft_labels import Progress as Done
@@ -24,7 +25,7 @@ def watch_labelling(built: Labelling, processes: Accelerator, console: Console) 
     last, last_line, is_estimated, begun = None, 0.0, False, time.perf_counter()
     with bar:
         task = bar.add_task("", total=None, figures="")
-        for done in label(built.teacher, built.corpus, built.folder):
+        for done in label(built.teacher, built.corpus, built.folder, is_one_of_many=processes.num_processes > 1):
             if done.tokens and done.bytes and not is_estimated:
                 is_estimated = True
                 seconds, size = done.seconds / done.tokens * done.total, done.bytes / done.tokens * done.total
@@ -40,6 +41,8 @@ def watch_labelling(built: Labelling, processes: Accelerator, console: Console) 
                 console.print(f"labelling: {done.tokens:,}/{done.total:,}  {figures(done)}  {left:.0f} s left")
     processes.wait_for_everyone()
     store = Store(built.folder)
+    if gone := store.missing_shards:
+        raise StoreError(f"{len(gone)} files of {built.folder} were not finished, {gone[0]} among them: start again")
     if last is None:
         console.print("nothing was missing")
     else:

@@ -79,11 +79,11 @@ def begin_store(folder: Path, manifest: Manifest, corpus: TokenCorpus, head: Hea
         manifest.save(folder, tables)
 
 
-def label(teacher: Teacher, corpus: TokenCorpus, folder: Path) -> Iterator[Progress]:
+def label(teacher: Teacher, corpus: TokenCorpus, folder: Path, *, is_one_of_many: bool = False) -> Iterator[Progress]:
     """Label what the store at `folder` (see `begin_store`) has not got of the corpus, with a word after each pass of the teacher.
 
-    Several processes may do it at once, on one machine: each shard is labelled by the one that takes it first. StoreError where one
-    of them still works when all others are done, and where the disk is full.
+    Several processes may do it at once, on one machine: each shard is labelled by the one that takes it first. StoreError where
+    another still works when this one is done (unless this is one of many that wait for each other), and where the disk is full.
     """
     store = Store(folder)
     plan = _plan(corpus, store)
@@ -108,7 +108,7 @@ def label(teacher: Teacher, corpus: TokenCorpus, folder: Path) -> Iterator[Progr
                 seconds = time.perf_counter() - started
                 done = Progress(done.tokens + tokens, done.total, done.bytes + size, seconds, done.sums + sums)
                 yield done
-    if elsewhere and any(not (folder / shard.name).exists() for shard in plan):
+    if elsewhere and not is_one_of_many and any(not (folder / shard.name).exists() for shard in plan):
         raise StoreError(
             f"another process is labelling {elsewhere} shards of {folder} at this moment: wait for it, then start again to see that "
             "all is there"

@@ -35,7 +35,7 @@ def watch_labelling(built: Labelling, processes: Accelerator, console: Console) 
                 )
             last = done
             bar.update(task, total=done.total, completed=done.tokens, figures=figures(done))
-            if not console.is_terminal and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
+            if done.tokens and not console.is_terminal and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
                 last_line = time.monotonic()
                 left = done.seconds / max(done.tokens, 1) * (done.total - done.tokens)
                 console.print(f"labelling: {done.tokens:,}/{done.total:,}  {figures(done)}  {left:.0f} s left")

@@ -77,7 +77,7 @@ def print_description(store: Store, console: Console) -> None:
 
 def look_at(store: Store, recipe: Path, sets: list[str], *, document: int, tokens: int) -> list[Prediction]:
     """The first predictions of a document of the recipe's training text. DataError where there is none of that number."""
-    from potstill.data import PackedBatches
+    from potstill.data import ordered_batches
 
     decoded = load_recipe(recipe, sets=sets)
     tokenizer = tokenizer_of(decoded)
@@ -91,7 +91,7 @@ def look_at(store: Store, recipe: Path, sets: list[str], *, document: int, token
     measure = SoftLabelLoss(temperature=(*store.temperatures, 1.0)[0])
     one = corpus.select([document])
     teacher = StoredTeacher(store, one, tokenizer=fingerprint_of_tokenizer(tokenizer), measure=measure)
-    batch = next(PackedBatches(one, store.manifest.context, 1).from_step(0))
+    batch = next(ordered_batches(one, length=store.manifest.context, rows=1))
     targets, true = teacher.label(batch), batch.targets[batch.counted]
     found = []
     for place in range(min(tokens, len(true))):

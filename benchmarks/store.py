@@ -56,12 +56,11 @@ class Bare:
         return targets
 
 
-def manifest_of(codec: Codec, teacher: LiveTeacher) -> Manifest:
+def manifest_of(codec: Codec, teacher: LiveTeacher, seed: int = 0) -> Manifest:
     head = head_of(teacher.model)
     names = {"name": "SmolLM2-135M", "fingerprint": "", "dtype": "float32"}
-    return Manifest(
-        codec, teacher.num_tokens, "", names, LENGTH, rows=4, head={"scale": head.scale, "softcap": head.softcap}
-    )
+    of_head = {"scale": head.scale, "softcap": head.softcap}
+    return Manifest(codec, teacher.num_tokens, "", names, LENGTH, seed=seed, rows=4, head=of_head)
 
 
 def labelled(codec: Codec, teacher: LiveTeacher, corpus: TokenCorpus, folder: Path) -> tuple[Store, float]:

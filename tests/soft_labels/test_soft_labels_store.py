@@ -21,7 +21,7 @@ from potstill.data import PackedBatches
 from potstill.errors import DataError, LossError, StoreError
 from potstill.losses import ForwardKL, JensenShannon, ReverseKL, SoftLabelLoss
 from potstill.soft_labels import Dense, Hidden, Sampled, Store, TopK, begin_store, label
-from potstill.soft_labels.capture import labelled_counts
+from potstill.soft_labels.planning import labelled_counts
 from potstill.teachers import StoredTeacher
 from potstill.types import DenseTargets, SparseTargets
 

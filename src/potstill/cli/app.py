@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from potstill.cli import check, demo, distill, evaluate, inspect, label, preview, recipes
+from potstill.cli import check, demo, distill, evaluate, export_labels, import_labels, inspect, label, preview, recipes
 from potstill.errors import PotstillError
 
 _MISTAKE, _INTERRUPTED = 2, 130
@@ -90,10 +90,12 @@ _VERBS = (
     distill.distill,
     label.label,
     inspect.inspect,
+    import_labels.import_labels,
+    export_labels.export_labels,
     check.check,
     preview.preview,
     evaluate.evaluate,
     recipes.recipes,
 )
 for _verb in _VERBS:
-    app.command(_verb.__name__)(_answering(_verb))
+    app.command(_verb.__name__.replace("_", "-"))(_answering(_verb))

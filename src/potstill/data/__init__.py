@@ -17,7 +17,16 @@ packing.py           PackedBatches, ordered_batches: windows of documents side b
 preview.py           what will be learned, coloured
 """
 
-from potstill.data.documents import Columns, Document, Part, read_documents, source_files
+from potstill.data.documents import (
+    Columns,
+    Document,
+    Part,
+    Tokens,
+    documents_of_records,
+    read_documents,
+    read_records,
+    source_files,
+)
 from potstill.data.packing import PackedBatches, PackingReport, ordered_batches
 from potstill.data.preview import preview
 from potstill.data.splits import Split, place_of, split_of
@@ -32,11 +41,14 @@ __all__ = [
     "Part",
     "Split",
     "TokenCorpus",
+    "Tokens",
     "check_learnable",
+    "documents_of_records",
     "ordered_batches",
     "place_of",
     "preview",
     "read_documents",
+    "read_records",
     "source_files",
     "split_of",
     "standard_library_files",

@@ -38,22 +38,32 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """A text as token ids; `counts` says of each whether predicting it is learned from."""
+
+    ids: tuple[int, ...]
+    counts: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class Document:
     """One text with a key that decides its split.
 
     is_sample  a prompt with its completion, or a chat: it is used from its beginning or not at all, while plain text may be
                cut into windows
     ends       an end-of-text token belongs behind it; is False for a chat, whose template ends its turns itself
+    tokens     token ids that somebody has made already: they stay as they are, and there are no parts
     """
 
     key: str
     parts: tuple[Part, ...]
     is_sample: bool = False
     ends: bool = True
+    tokens: Tokens | None = None
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """All of it; empty where it came as token ids."""
         return "".join(part.text for part in self.parts)
 
 
@@ -65,6 +75,8 @@ class Columns:
     prompt: str = "prompt"
     completion: str = "completion"
     messages: str = "messages"
+    ids: str = "input_ids"
+    labels: str = "labels"
 
 
 def read_documents(
@@ -93,6 +105,23 @@ def read_documents(
         raise DataError(f"{source} holds no text: give a file or folder with at least one document that is not blank")
 
 
+def read_records(source: str | Path, *, split: str = "train") -> Iterator[tuple[str, Mapping[str, object]]]:
+    """(where it stands, columns) of each row of a .jsonl or .parquet file, a folder of them, a `datasets` folder or a hub name."""
+    path = Path(source).expanduser()
+    if _is_saved_dataset(path):
+        yield from _saved_dataset(path, split)
+    elif not path.exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not path.suffix:
+        yield from _hub_dataset(str(source), split)
+    else:
+        files = [file for file in source_files(path) if file.suffix.lower() not in _TEXT_ENDINGS]
+        if not files:
+            raise DataError(
+                f"{source} has no rows: give a .jsonl or .parquet file, a folder of them, or a saved dataset"
+            )
+        for file in files:
+            yield from _parquet(file) if file.suffix.lower() == ".parquet" else _json_lines(file)
+
+
 def source_files(source: str | Path) -> list[Path]:
     """The files a source is read from, in order: itself, or the text files in a folder; none for a name that is no path."""
     path = Path(source).expanduser()
@@ -113,13 +142,13 @@ def _documents_of(
     path = Path(source).expanduser()
     if path.is_dir():
         if _is_saved_dataset(path):
-            return _from_records(_saved_dataset(path, split), columns, tokenizer)
+            return documents_of_records(_saved_dataset(path, split), columns, tokenizer)
         return _from_folder(path, columns, tokenizer)
     if path.is_file():
         return _from_file(path, columns, tokenizer, is_alone=True)
     if path.suffix or str(source).startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
         raise DataError(f"no such file or folder: {source}{_neighbours(path)}")
-    return _from_records(_hub_dataset(str(source), split), columns, tokenizer)
+    return documents_of_records(_hub_dataset(str(source), split), columns, tokenizer)
 
 
 def _from_folder(path: Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Document]:
@@ -134,9 +163,9 @@ def _from_file(
     path: Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None, *, is_alone: bool
 ) -> Iterator[Document]:
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return _from_records(_json_lines(path), columns, tokenizer)
+        return documents_of_records(_json_lines(path), columns, tokenizer)
     if path.suffix.lower() == ".parquet":
-        return _from_records(_parquet(path), columns, tokenizer)
+        return documents_of_records(_parquet(path), columns, tokenizer)
     if path.suffix.lower() == ".json":
         raise DataError(f"{path} is JSON: write one JSON object a line and call it .jsonl")
     return _from_text(path, is_alone=is_alone)
@@ -230,9 +259,10 @@ def _hub_dataset(name: str, split: str) -> Iterator[tuple[str, Mapping[str, obje
     return ((f"{name}, row {number}", dict(record)) for number, record in enumerate(loaded, 1))
 
 
-def _from_records(
+def documents_of_records(
     records: Iterable[tuple[str, Mapping[str, object]]], columns: Columns, tokenizer: PreTrainedTokenizerBase | None
 ) -> Iterator[Document]:
+    """The text in rows: of each that isn't blank, a document. Raises DataError for columns that hold none."""
     for where, record in records:
         if record.get(columns.messages) is not None:
             if tokenizer is None:
@@ -247,8 +277,32 @@ def _from_records(
             text = _text_in(record, columns.text, where)
             if text.strip():
                 yield _plain(text)
+        elif columns.ids in record:
+            yield _tokenized(record, columns, where)
         else:
             raise DataError(_wrong_columns(where, record, columns))
+
+
+def _tokenized(record: Mapping[str, object], columns: Columns, where: str) -> Document:
+    """From token ids; what is -100 among the labels, as is usual, isn't learned from, and neither is what attention is turned off for."""
+    ids, labels, seen = (record.get(name) for name in (columns.ids, columns.labels, "attention_mask"))
+    found: list[list[int]] = []
+    for name, values in ((columns.ids, ids), (columns.labels, labels), ("attention_mask", seen)):
+        if values is None and name != columns.ids:
+            continue
+        if not isinstance(values, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+            raise DataError(f"{where}: {name!r} is not a list of whole numbers")
+        if len(values) != len(ids):  # type: ignore[arg-type]
+            raise DataError(f"{where}: {name!r} has {len(values)} entries for {len(ids)} tokens")  # type: ignore[arg-type]
+        found.append(values)
+    if min(found[0], default=0) < 0:
+        raise DataError(f"{where}: {columns.ids!r} has the token id {min(found[0])}")
+    of_labels = labels if isinstance(labels, list) else found[0]
+    of_seen = seen if isinstance(seen, list) else [1] * len(found[0])
+    kept = [place for place, is_seen in enumerate(of_seen) if is_seen]  # padding goes
+    tokens = Tokens(tuple(found[0][p] for p in kept), tuple(of_labels[p] != -100 for p in kept))
+    digest = hashlib.blake2b(repr(tokens).encode(), digest_size=16).hexdigest()
+    return Document(digest, (), is_sample=not all(tokens.counts[1:]), ends=False, tokens=tokens)
 
 
 def _text_in(record: Mapping[str, object], column: str, where: str) -> str:
@@ -269,7 +323,7 @@ def _wrong_columns(where: str, record: Mapping[str, object], columns: Columns) -
     hint = f" (did you mean {', '.join(close)}?)" if close else ""
     return (
         f"{where} has columns {', '.join(map(repr, record)) or 'none'}, and needs {names[0]!r}, or {names[1]!r} and {names[2]!r}, "
-        f'or {names[3]!r}{hint}. Say which hold what in [data.columns], as in prompt = "question"'
+        f'or {names[3]!r}, or {names[4]!r} (token ids){hint}. Say which hold what in [data.columns], as in prompt = "question"'
     )
 
 

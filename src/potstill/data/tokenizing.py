@@ -130,8 +130,8 @@ def tokenize(
     """Tokenise a corpus; `progress` is told (documents, tokens) now and then.
 
     What the tokenizer itself puts in front (BOS) stays; an end-of-text token goes behind documents that end, if there is one
-    and it is not there. The text of a prompt and its completion is tokenised as one; a token that reaches into what counts
-    counts. Needs a fast tokenizer (DataError).
+    and it is not there. Documents that are token ids already stay as they are. The text of a prompt and its completion is
+    tokenised as one; a token that reaches into what counts counts. Needs a fast tokenizer (DataError).
     """
     if not tokenizer.is_fast:
         raise DataError(
@@ -142,7 +142,7 @@ def tokenize(
     is_sample: list[bool] = []
     num_tokens = 0
     for some in _batched(documents, _DOCUMENTS_AT_ONCE):
-        for document, piece in zip(some, _encoded(some, tokenizer), strict=True):
+        for document, piece in zip(some, _pieces(some, tokenizer), strict=True):
             pieces.append(piece)
             keys.append(document.key)
             is_sample.append(document.is_sample)
@@ -193,6 +193,26 @@ def check_learnable(corpus: TokenCorpus) -> None:
             f"none of the {corpus.num_tokens:,} tokens in {len(corpus):,} documents counts: completions are empty, or chats have no "
             "turn of the assistant. `potstill preview` shows what would be learned"
         )
+
+
+def _pieces(
+    documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.float32]]]:
+    for has_ids, some in itertools.groupby(documents, key=lambda document: document.tokens is not None):
+        if not has_ids:
+            yield from _encoded(list(some), tokenizer)
+            continue
+        for document in some:
+            assert document.tokens is not None
+            ids = np.array(document.tokens.ids, dtype=np.uint32)
+            if len(ids) and int(ids.max()) >= len(tokenizer):
+                raise DataError(
+                    f"the text has the token id {int(ids.max()):,}, and the tokenizer knows {len(tokenizer):,} tokens: the ids are of "
+                    "another tokenizer"
+                )
+            weights = np.array(document.tokens.counts, dtype=np.float32)
+            weights[:1] = 0
+            yield ids, weights
 
 
 def _encoded(

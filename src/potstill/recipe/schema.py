@@ -69,6 +69,10 @@ class ColumnsTable(Table):
     """What is learned after `prompt`."""
     messages: Text = "messages"
     """A chat as a list of {role, content}; only the assistant's turns are learned."""
+    ids: Text = "input_ids"
+    """Text that is token ids already, of the student's tokenizer."""
+    labels: Text = "labels"
+    """Beside the ids: -100 where a token is read and not learned."""
 
 
 class DataTable(Table):

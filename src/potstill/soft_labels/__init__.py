@@ -16,13 +16,20 @@ noise.py     random numbers that belong to a prediction
 streams.py   Encoded, Ragged: what travels between codec and shard
 shard.py     write_shard, Shard: one file; docs/soft-label-format.md has its bytes
 journal.py   what of a shard is there already
+planning.py  which documents have no labels yet, and in which shards they will be
 capture.py   begin_store, label: from a teacher and a text to a store
+foreign.py   likeliest tokens as other tools write them (DistillKit, axolotl, vLLM)
+importing.py ForeignLabels, import_labels: a store from those
+exporting.py export_labels: a store as a table
 statistics.py  describe: what is in a store, in numbers
 store.py     Store: labels by document and span
 """
 
 from potstill.soft_labels.capture import Progress, begin_store, label
+from potstill.soft_labels.exporting import export_labels
+from potstill.soft_labels.foreign import Polynomial
 from potstill.soft_labels.hidden import Dense, Hidden
+from potstill.soft_labels.importing import ForeignLabels, import_labels, most_listed
 from potstill.soft_labels.manifest import TIERS, Codec, Manifest
 from potstill.soft_labels.observed import SUMS
 from potstill.soft_labels.sampled import Sampled
@@ -36,8 +43,10 @@ __all__ = [
     "Codec",
     "Dense",
     "Description",
+    "ForeignLabels",
     "Hidden",
     "Manifest",
+    "Polynomial",
     "Progress",
     "Sampled",
     "Store",
@@ -45,5 +54,8 @@ __all__ = [
     "begin_store",
     "describe",
     "document_keys",
+    "export_labels",
+    "import_labels",
     "label",
+    "most_listed",
 ]

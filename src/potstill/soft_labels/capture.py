@@ -6,11 +6,8 @@ interruptions, nor the number of processes, nor who labels which shard change th
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,9 +23,10 @@ from potstill.soft_labels.journal import Journal
 from potstill.soft_labels.manifest import MANIFEST, Manifest, tokens_by_rank
 from potstill.soft_labels.noise import uniforms
 from potstill.soft_labels.observed import SUMS, Observed, observe
+from potstill.soft_labels.planning import Planned, explained, plan_of, write_plan
 from potstill.soft_labels.sampled import Sampled
 from potstill.soft_labels.shard import Documents, write_shard
-from potstill.soft_labels.store import PLAN, SUFFIX, Store, document_keys
+from potstill.soft_labels.store import Store
 from potstill.soft_labels.streams import Encoded, joined
 from potstill.soft_labels.topk import TopK
 from potstill.types import Batch, DenseTargets, Head, Teacher
@@ -55,8 +53,11 @@ class Progress:
     sums: NDArray[np.float64]
 
 
-def begin_store(folder: Path, manifest: Manifest, corpus: TokenCorpus, head: Head) -> None:
-    """Make the folder a store, or see that it is this one: StoreError where it is another, or holds something else."""
+def begin_store(folder: Path, manifest: Manifest, corpus: TokenCorpus, head: Head | None = None) -> None:
+    """Make the folder a store, or see that it is this one: StoreError where it is another, or holds something else.
+
+    `head` is the teacher's, for the tier `hidden`.
+    """
     if (folder / MANIFEST).exists():
         found, _ = Manifest.load(folder)
         if (difference := found.difference(manifest)) is not None:
@@ -69,12 +70,13 @@ def begin_store(folder: Path, manifest: Manifest, corpus: TokenCorpus, head: Hea
     counts = np.bincount(corpus.ids, minlength=manifest.num_tokens)[: manifest.num_tokens]
     tables = {"tokens_of_rank": tokens_by_rank(counts)}
     if isinstance(manifest.codec, Hidden):
+        assert head is not None
         weight = head.weight[: manifest.num_tokens].detach().cpu()
         # numpy has no bfloat16.
         tables["head_weight"] = (weight.float() if weight.dtype == torch.bfloat16 else weight).numpy()
         if head.bias is not None:
             tables["head_bias"] = head.bias[: manifest.num_tokens].detach().float().cpu().numpy()
-    with _explained(folder):
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         manifest.save(folder, tables)
 
@@ -86,9 +88,9 @@ def label(teacher: Teacher, corpus: TokenCorpus, folder: Path, *, is_one_of_many
     another still works when this one is done (unless this is one of many that wait for each other), and where the disk is full.
     """
     store = Store(folder)
-    plan = _plan(corpus, store)
-    with _explained(folder):
-        _write_plan(folder, [shard.path.name for shard in store.shards], plan)
+    plan = plan_of(corpus, store)
+    with explained(folder):
+        write_plan(folder, [shard.path.name for shard in store.shards], plan)
     started, done = time.perf_counter(), Progress(0, sum(shard.tokens for shard in plan), 0, 0.0, np.zeros(len(SUMS)))
     ranks = torch.empty(store.manifest.num_tokens, dtype=torch.int64)
     ranks[torch.from_numpy(store.tokens_of_rank)] = torch.arange(len(ranks))
@@ -97,7 +99,7 @@ def label(teacher: Teacher, corpus: TokenCorpus, folder: Path, *, is_one_of_many
         path = folder / shard.name
         if path.exists():
             continue
-        with _explained(folder), Journal(path.with_suffix(".journal")) as journal:
+        with explained(folder), Journal(path.with_suffix(".journal")) as journal:
             # Looked at again with the lock in hand: another process may just have finished it.
             if not journal.is_mine or path.exists():
                 elsewhere += not path.exists()
@@ -115,61 +117,11 @@ def label(teacher: Teacher, corpus: TokenCorpus, folder: Path, *, is_one_of_many
         )
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """A shard to be: its documents in the corpus, their keys, and the predictions to label in each."""
-
-    documents: NDArray[np.int64]
-    keys: NDArray[np.uint8]
-    counts: NDArray[np.int64]
-
-    @property
-    def name(self) -> str:
-        """Of its file: of what is in it."""
-        return hashlib.blake2b(self.keys.tobytes(), digest_size=12).hexdigest() + SUFFIX
-
-    @property
-    def tokens(self) -> int:
-        """Predictions to label."""
-        return int(self.counts.sum())
-
-
-def _plan(corpus: TokenCorpus, store: Store) -> list[_Planned]:
-    """The documents without labels, in order, cut where a shard is full: the same cuts whatever was done before."""
-    keys = document_keys(corpus.ids, corpus.weights, corpus.offsets)
-    counts = labelled_counts(corpus, store.manifest.context)
-    seen, wanted = set(), []
-    has = store.has(keys)
-    for document in np.flatnonzero((counts > 0) & ~has).tolist():
-        if (key := keys[document].tobytes()) not in seen:
-            seen.add(key)
-            wanted.append(document)
-    chosen = np.array(wanted, dtype=np.int64)
-    shards, start, filled = [], 0, 0
-    for number, size in enumerate(counts[chosen].tolist()):
-        filled += size
-        if filled >= store.manifest.shard_tokens or number == len(chosen) - 1:
-            here = chosen[start : number + 1]
-            shards.append(_Planned(here, keys[here], counts[here]))
-            start, filled = number + 1, 0
-    return shards
-
-
-def labelled_counts(corpus: TokenCorpus, context: int) -> NDArray[np.int64]:
-    """How many predictions of each document a teacher with this context labels: of a prompt with its answer, those in the first
-    `context`; of other texts, all that count."""
-    windows = windows_of(corpus, context)
-    before = np.concatenate([[0], np.cumsum(corpus.weights > 0)])
-    firsts = corpus.offsets[windows.documents] + windows.starts + 1
-    counts = before[firsts + windows.sizes] - before[firsts]
-    return np.bincount(windows.documents, weights=counts, minlength=len(corpus)).astype(np.int64)
-
-
 def _label_shard(
     teacher: Teacher,
     corpus: TokenCorpus,
     manifest: Manifest,
-    shard: _Planned,
+    shard: Planned,
     journal: Journal,
     ranks: torch.Tensor,
     path: Path,
@@ -239,7 +191,7 @@ def _encode(seen: Observed, manifest: Manifest, noise: torch.Tensor, ranks: torc
             return codec.encode(seen)
 
 
-def _in_order(records: Sequence[dict[str, NDArray]], shard: _Planned) -> tuple[Documents, Encoded]:
+def _in_order(records: Sequence[dict[str, NDArray]], shard: Planned) -> tuple[Documents, Encoded]:
     """Passes read windows as they fit together; a shard has documents from their first prediction to their last."""
     # Sorted: a record that comes from the journal has its streams in an order of its own.
     names = sorted(name.removeprefix("array/") for name in records[0] if name.startswith("array/"))
@@ -267,19 +219,3 @@ def _sums_of(records: Sequence[dict[str, NDArray]]) -> NDArray[np.float64]:
 
 def _size(record: dict[str, NDArray]) -> int:
     return sum(array.nbytes for name, array in record.items() if name.startswith("array/"))
-
-
-def _write_plan(folder: Path, present: list[str], plan: list[_Planned]) -> None:
-    part = folder / f"{PLAN}.part"
-    part.write_text(json.dumps({"shards": sorted({*present, *(shard.name for shard in plan)})}, indent=1), "utf-8")
-    part.replace(folder / PLAN)
-
-
-@contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"can't write to {folder}: {error.strerror or error}. Free some space, then start again: what was labelled is kept"
-        ) from error

@@ -6,7 +6,7 @@ Nothing is renormalised: the rest is an event of its own (`SparseTargets.rest`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from potstill.soft_labels.observed import Observed
 from potstill.soft_labels.streams import Encoded, Ragged, gaps_of, sums_of_gaps
+
+# The level of what fills a list that is shorter than k: its probability is 0 in floats.
+_IMPOSSIBLE = 65535
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,17 @@ class TopK:
     def encode(self, seen: Observed, ranks: Tensor) -> Encoded:
         """Of each prediction the same number of tokens."""
         values, ids = seen.logits.topk(min(self.k, seen.logits.shape[1]), -1)
+        rests = []
+        for temperature in self.temperatures:
+            probs = seen.probs_at(temperature) if temperature != 1.0 else seen.probs
+            rests.append(1.0 - probs.gather(-1, ids).double().sum(-1))
+        return self.encode_listed(values, ids, rests, ranks)
+
+    def encode_listed(self, values: Tensor, ids: Tensor, rests: Sequence[Tensor], ranks: Tensor) -> Encoded:
+        """values, ids [predictions, k]: logits, up to a constant of each prediction, of different tokens; rests: at each temperature."""
         order = ranks[ids].argsort(-1)
-        levels = ((values[:, :1] - values.gather(-1, order)) / self.step).round().clamp_max(65535)
+        steps = (values.amax(-1, keepdim=True) - values.gather(-1, order)) / self.step
+        levels = steps.round().clamp_max(_IMPOSSIBLE)
         num, k = values.shape
         counts = np.full(num, k, dtype=np.int64)
         arrays = {
@@ -38,9 +50,7 @@ class TopK:
             "level": levels.flatten().to(torch.int32).cpu().numpy().astype(np.uint16),
         }
         all_counts = {"rank": counts, "level": counts}
-        for number, temperature in enumerate(self.temperatures):
-            probs = seen.probs_at(temperature) if temperature != 1.0 else seen.probs
-            rest = 1.0 - probs.gather(-1, ids).double().sum(-1)
+        for number, rest in enumerate(rests):
             arrays[f"rest_{number}"] = rest.clamp(0.0, 1.0).cpu().numpy().astype(np.float32)
             all_counts[f"rest_{number}"] = np.ones(num, dtype=np.int64)
         return Encoded(arrays, all_counts)

@@ -1,7 +1,6 @@
-"""The same student from labels of each kind: SmolLM2-135M marks, 6 of its 30 layers learn; same text, same steps, same seeds.
+"""The same student from labels of each kind: the demo's teacher marks, half of its layers learn; same text, same steps, same seeds.
 
-    make real-models                                        (brings SmolLM2-135M)
-    .venv/bin/python benchmarks/store_students.py           (about an hour on 2 cores; resumes; writes store_students.md here)
+    .venv/bin/python benchmarks/store_students.py           (about 25 minutes on 2 cores; resumes; writes store_students.md here)
 
 Text: the standard library's source. The live teacher gives the full forward KL; `sampled` labels come from potstill's store; RS-KD
 (independent draws), top-k renormalised and DistillKit's recommended layout (our own implementation of what its README describes) are
@@ -13,21 +12,18 @@ and seed, with the interval of a bootstrap over documents.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from smollm2 import smollm2
+from label_kinds import Sparse, distillkit, independent_draws, renormalised
 from store import manifest_of
-from torch import Tensor
 
 from potstill.data import PackedBatches, TokenCorpus, read_documents, tokenize
 from potstill.evaluation import measure
@@ -40,9 +36,8 @@ from potstill.training import Cosine, TrainingSettings, train
 from potstill.types import Batch, SparseTargets, Teacher
 
 HERE = Path(__file__).parent
-LAYERS, LENGTH, ROWS, RATE = 6, 256, 2, 1e-3
+LAYERS, LENGTH, ROWS, RATE = (3, 6), 512, 2, 1.5e-3
 ONLINE, HARD = "full distribution, live", "hard labels"
-Sparse = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor, float]]
 
 
 class Kept:
@@ -61,66 +56,29 @@ class Kept:
         return SparseTargets(torch.cat([ids for ids, _, _ in parts]), torch.cat([probs for _, probs, _ in parts]), None)
 
 
-def independent_draws(count: int) -> Sparse:
-    """RS-KD: draws with replacement, equal weights; 3 bytes for each different token."""
-
-    def kept(logprobs: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, float]:
-        ids = torch.multinomial(logprobs.exp(), count, replacement=True, generator=draw).sort(-1).values
-        different = 1 + (ids.diff(dim=-1) != 0).sum(-1)
-        return ids, torch.full(ids.shape, 1 / count), 3.0 * different.sum().item()
-
-    return kept
-
-
-def renormalised(k: int) -> Sparse:
-    """The k likeliest, their probabilities made to sum to 1; fp16 values, 16-bit ids."""
-
-    def kept(logprobs: Tensor, _: torch.Generator) -> tuple[Tensor, Tensor, float]:
-        values, ids = logprobs.topk(k)
-        return ids, values.softmax(-1), 4.0 * k * len(ids)
-
-    return kept
-
-
-def distillkit(k: int = 128, exact: int = 16) -> Sparse:
-    """The 16 likeliest in bfloat16, the other 112 by a least-squares fit over their rank (1, t, t², t³, t⁴, √t), all as the
-    distribution: its missing mass is none (renormalised)."""
-    rank = torch.arange(k - exact, dtype=torch.float64)
-    basis = torch.stack([rank**power for power in (0, 1, 2, 3, 4, 0.5)], -1)
-    fit = basis @ torch.linalg.pinv(basis)
-
-    def kept(logprobs: Tensor, _: torch.Generator) -> tuple[Tensor, Tensor, float]:
-        values, ids = logprobs.topk(k)
-        rest = (values[:, exact:].double() @ fit.T).float()
-        values = torch.cat([values[:, :exact].bfloat16().float(), rest], -1)
-        return ids, values.softmax(-1), len(ids) * (k * 16 / 8 + exact * 2 + 6 * 4)
-
-    return kept
-
-
 KINDS: dict[str, Sparse | Sampled | None] = {
     ONLINE: None,
     HARD: None,
-    "sampled, tau 0.06": Sampled(0.06),
+    "sampled, tau 0.07": Sampled(0.07),
     "sampled, tau 0.2": Sampled(0.2),
     "independent draws, 13": independent_draws(13),
     "top-12 renormalised": renormalised(12),
     "DistillKit's layout, k 128": distillkit(),
 }
 
-FIRST = (ONLINE, HARD, "sampled, tau 0.06")
+FIRST = (ONLINE, HARD, "sampled, tau 0.07")
 LATER = tuple(kind for kind in KINDS if kind not in FIRST)
 
 
 def corpora(tokens: int, held_out: int) -> tuple[TokenCorpus, TokenCorpus]:
     """(to learn from, held out): beginnings of documents, so that both have many of them."""
-    tokenizer = load_tokenizer(smollm2())
-    documents = list(itertools.islice(read_documents("standard-library"), 700))
+    tokenizer = load_tokenizer("pocket")
+    documents = read_documents("standard-library")
     corpus = tokenize(documents, tokenizer)
     found = []
     for split, most in (("train", tokens), ("held_out", held_out)):
-        part = corpus.part(split, held_out=0.2, search=0.0)
-        part = part.beginnings(4 * LENGTH if split == "train" else LENGTH, range(len(part)))
+        part = corpus.part(split, held_out=0.10, search=0.05)
+        part = part.beginnings(2 * LENGTH if split == "train" else LENGTH, range(len(part)))
         found.append(part.select([d for d in range(len(part)) if part.offsets[d] < most]))
     return found[0], found[1]
 
@@ -129,7 +87,7 @@ def student_of(
     kind: str, seed: int, teacher: LiveTeacher, learn: TokenCorpus, steps: int, work: Path
 ) -> tuple[torch.nn.Module, float]:
     """(trained student, bytes a prediction)."""
-    student, _ = copy_layers(teacher.model, evenly_spaced(30, LAYERS))
+    student, _ = copy_layers(teacher.model, evenly_spaced(LAYERS[1], LAYERS[0]))
     student.requires_grad_(True)
     measure_of, marker, size = SoftLabelLoss(ForwardKL()), None, 0.0
     match KINDS[kind]:
@@ -148,7 +106,7 @@ def student_of(
             marker, size = teacher, 2.0 * teacher.num_tokens
         case kept:
             marker = Kept(teacher, kept, seed)
-    settings = TrainingSettings(steps=steps, learning_rate=RATE, schedule=Cosine(warmup=0.1), seed=seed)
+    settings = TrainingSettings(steps=steps, learning_rate=RATE, schedule=Cosine(warmup=0.05), seed=seed)
     for step in train(student, marker, PackedBatches(learn, LENGTH, ROWS, seed=seed), measure_of, settings):
         if step.index % 16 == 0:
             print(f"  {kind}, seed {seed}: step {step.index} of {steps}, loss {step.loss:.3f}", flush=True)
@@ -159,13 +117,14 @@ def student_of(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=79)
     parser.add_argument("--out", type=Path, default=Path("runs") / "store_students.json")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    teacher = LiveTeacher(load_model(smollm2()), size=len(load_tokenizer(smollm2())))
-    learn, held_out = corpora(arguments.steps * LENGTH * ROWS, 16_000)
+    model = load_model("pocket")
+    teacher = LiveTeacher(model, size=head_of(model).num_tokens)
+    learn, held_out = corpora(arguments.steps * LENGTH * ROWS, 30_000)
     found = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if "teacher" not in found:
@@ -217,8 +176,8 @@ def page(found: dict, learn: TokenCorpus, held_out: TokenCorpus, arguments: argp
             "",
             f"*{date.today().isoformat()}; `benchmarks/store_students.py`; {os.cpu_count()} cores "
             f"({torch.backends.cpu.get_cpu_capability()}), float32; {packages}.*",
-            f"*SmolLM2-135M into {LAYERS} of its 30 layers, {arguments.steps} steps of {ROWS} x {LENGTH} tokens of the standard library "
-            f"({learn.num_tokens:,} tokens), {arguments.seeds} seeds;",
+            f"*The pocket teacher (4,096 tokens) into {LAYERS[0]} of its {LAYERS[1]} layers, {arguments.steps} steps of {ROWS} x {LENGTH}",
+            f"tokens of the standard library ({learn.num_tokens:,} tokens), {arguments.seeds} seeds;",
             f"loss on {int(tokens.sum()):,} tokens of {len(tokens)} held-out files (the teacher's: {own:.4f}).*",
             "",
             "| labels | bytes a token | loss, nats (seeds) | minus the live teacher's | minus hard labels' | share of the gap |",

@@ -65,3 +65,74 @@ def test_labels_that_do_not_fit_are_refused(workshop: Workshop):
     assert "holds no soft labels" in workshop.refused("inspect", "teacher")
     (workshop.path / "text.jsonl").write_text((workshop.path / "text.jsonl").read_text().replace("odd", "uneven"))
     assert "have no labels in kept" in workshop.refused(*use, "--out", "other")
+
+
+def test_a_dry_run_estimates_and_leaves_nothing(workshop: Workshop):
+    result = workshop.run("label", "recipe.toml", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "predictions to label: about" in result.output
+    assert "MiB" in result.output
+    assert not (workshop.path / "runs").exists()
+
+
+def test_check_looks_at_stored_labels(workshop: Workshop):
+    assert "holds no soft labels" in workshop.refused("check", "recipe.toml", *STORED)
+    assert workshop.run("label", "recipe.toml").exit_code == 0
+    said = workshop.run("check", "recipe.toml", *STORED)
+    assert said.exit_code == 0, said.output
+    assert "predictions in runs/recipe/soft_labels" in said.output
+    reverse = ("--set", 'loss.divergence.kind="reverse_kl"')
+    assert "serve forward KL alone" in workshop.refused("check", "recipe.toml", *STORED, *reverse)
+
+
+def test_labels_go_out_and_come_in_and_are_learned_from(workshop: Workshop):
+    topk = ("--set", "labels.tier=topk", "--set", "labels.k=12")
+    assert workshop.run("label", "recipe.toml", *topk).exit_code == 0
+    out = ("export-labels", "runs/recipe/soft_labels", "--recipe", "recipe.toml", "--out", "table.parquet")
+    written = workshop.run(*out)
+    assert written.exit_code == 0, written.output
+    read = workshop.run("import-labels", "table.parquet", "--teacher", "teacher", "--out", "kept")
+    assert read.exit_code == 0, read.output
+    assert "data.source = 'table.parquet'" in read.output
+    learn = ("--set", "teacher.labels=kept", "--set", "data.source=table.parquet", "--out", "run")
+    learned = workshop.run("distill", "recipe.toml", *STORED, *learn)
+    assert learned.exit_code == 0, learned.output
+    again = workshop.run("import-labels", "table.parquet", "--teacher", "teacher", "--out", "kept")
+    assert again.exit_code == 0, again.output
+    assert "no such file" in workshop.refused("import-labels", "none.parquet", "--teacher", "teacher", "--out", "other")
+    assert "none of them hold" in workshop.refused(
+        "import-labels", "text.jsonl", "--teacher", "teacher", "--out", "other"
+    )
+
+
+def test_answers_of_a_server_come_in_with_their_text(workshop: Workshop):
+    """As an OpenAI-compatible server writes them: tokens as text, some with their bytes."""
+    rows = []
+    for number in range(12):
+        answer = "abcdefgh"[: 3 + number % 5]
+        content = [
+            {
+                "token": letter,
+                "bytes": list(letter.encode()),
+                "logprob": -0.2,
+                "top_logprobs": [
+                    {"token": letter, "logprob": -0.2},
+                    {"token": "z", "logprob": -2.5},
+                    {"token": "no such token", "logprob": -4.0},
+                ],
+            }
+            for letter in answer
+        ]
+        rows.append({"prompt": f"question {number}: ", "choices": [{"logprobs": {"content": content}}]})
+    (workshop.path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = workshop.run("import-labels", "answers.jsonl", "--teacher", "teacher", "--out", "kept")
+    assert read.exit_code == 0, read.output
+    first = json.loads((workshop.path / "kept-text.jsonl").read_text().splitlines()[0])
+    assert first["labels"][-3:] == first["input_ids"][-3:]
+    assert set(first["labels"][:-3]) == {-100}
+    learn = ("--set", "teacher.labels=kept", "--set", "data.source=kept-text.jsonl", "--set", "training.length=40")
+    learned = workshop.run("distill", "recipe.toml", *STORED, *learn, "--out", "run")
+    assert learned.exit_code == 0, learned.output
+    looked = workshop.run("inspect", "kept", "--recipe", "recipe.toml", *learn[2:])
+    assert looked.exit_code == 0, looked.output
+    assert "'z' 0.08" in looked.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from fake_labels import CONTEXT, TEACHER, TOKENS, corpus_of, files_of, labelled, manifest_of
+from torch.utils.data import DataLoader, Dataset
 
 from potstill.data import PackedBatches
 from potstill.errors import DataError, LossError, StoreError
@@ -258,6 +260,20 @@ def _read_in_child(store: Store, shards: np.ndarray, numbers: np.ndarray, answer
     answers.put(store.read(shards, numbers, 1.0).ids.tolist())
 
 
+class _Reads(Dataset):
+    """What is stored of one prediction."""
+
+    def __init__(self, store: Store, numbers: np.ndarray) -> None:
+        self.store, self.numbers = store, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> list:
+        targets = self.store.read(np.zeros(1, dtype=np.int64), self.numbers[place : place + 1], 1.0)
+        return [targets.ids.tolist(), targets.probs.tolist()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn"])
 def test_a_spawned_process_reads_the_same(method, store):
@@ -268,6 +284,27 @@ def test_a_spawned_process_reads_the_same(method, store):
     child.start()
     assert answers.get(timeout=60) == store.read(shards, numbers, 1.0).ids.tolist()
     child.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forked_loader_workers_read_the_same(store):
+    """As a DataLoader's workers do: the store is open in the parent, its pages half read."""
+    numbers = np.arange(store.shards[0].num_tokens)
+    store.read(np.zeros(3, dtype=np.int64), numbers[:3], 1.0)
+    loader = DataLoader(_Reads(store, numbers), batch_size=None, num_workers=2, multiprocessing_context="fork")
+    found = list(loader)
+    assert found == [_Reads(store, numbers)[place] for place in range(len(numbers))]
+
+
+@pytest.mark.slow
+def test_three_processes_at_once_make_the_bytes_of_one(store, tmp_path):
+    """Each takes the shards that nobody has; together they leave what one would have."""
+    script, folder = Path(__file__).with_name("labelling_process.py"), tmp_path / "many"
+    assert len(store.shards) > 2
+    children = [subprocess.Popen([sys.executable, script, folder, "many"], stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
+    assert files_of(folder) == files_of(store.folder)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 A user's mistake ends with one message and exit code 2, an interruption with 130 and what was kept; a traceback is a defect.
 
 app.py       the verbs put together, and what a failure looks like
-demo.py distill.py label.py inspect.py check.py preview.py evaluate.py recipes.py   one verb each
+demo.py distill.py label.py inspect.py import_labels.py export_labels.py check.py preview.py evaluate.py recipes.py   one verb each
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
 labelling.py labelling with a person watching

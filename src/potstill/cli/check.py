@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from potstill.cli.options import RecipeArgument, SetOption
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from potstill.recipe import Recipe
 
 _ENOUGH_DOCUMENTS = 200
 
@@ -30,6 +38,7 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
             f"{size.total / 1e6:,.2f} M parameters, {size.non_embedding / 1e6:,.2f} M of them not embeddings"
         )
     check_trackers(decoded.training.trackers)
+    _print_labels(decoded, console)
     for model in (teacher, student):
         check_context(model, decoded.training.length)
     _, tokenizer = shared_tokenizer(decoded, teacher, student)
@@ -72,3 +81,15 @@ def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _print_labels(recipe: Recipe, console: Console) -> None:
+    """What is stored, where the recipe learns from that. Raises where it can't serve the loss."""
+    from potstill.recipe import build_measure
+    from potstill.recipe.labelling import open_store
+    from potstill.teachers import check_serves
+
+    if recipe.teacher.kind == "stored":
+        store = open_store(recipe, Path("runs") / recipe.name)
+        check_serves(store, build_measure(recipe.loss))
+        console.print(f"labels   {store.num_documents:,} documents, {store.num_tokens:,} predictions in {store.folder}")

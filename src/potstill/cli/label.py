@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
 
 from potstill.cli.options import OutOption, RecipeArgument, SetOption
 
 
-def label(recipe: RecipeArgument, out: OutOption = None, sets: SetOption = None) -> None:
+def label(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    sets: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and bytes; store nothing.")] = False,
+) -> None:
     """Store the teacher's soft labels of the text that a RECIPE learns from; again after a kill, it labels what is missing."""
     from accelerate import Accelerator
 
     from potstill.cli.console import new_console
-    from potstill.cli.labelling import watch_labelling
+    from potstill.cli.labelling import print_plan, saying, watch_labelling
     from potstill.recipe import build_labelling, labels_folder, load_recipe
 
     decoded = load_recipe(recipe, sets=sets or [])
@@ -20,6 +29,10 @@ def label(recipe: RecipeArgument, out: OutOption = None, sets: SetOption = None)
     processes = Accelerator()
     console = new_console()
     console.quiet = not processes.is_main_process
+    if dry_run:
+        with TemporaryDirectory() as scratch:
+            print_plan(build_labelling(decoded, Path(scratch), say=saying(console)), processes, console)
+        return
     with processes.main_process_first():
-        built = build_labelling(decoded, folder, say=lambda text: console.print(f"[dim]{text} …[/dim]"))
+        built = build_labelling(decoded, folder, say=saying(console))
     watch_labelling(built, processes, console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -28,11 +29,7 @@ def watch_labelling(built: Labelling, processes: Accelerator, console: Console) 
         for done in label(built.teacher, built.corpus, built.folder, is_one_of_many=processes.num_processes > 1):
             if done.tokens and done.bytes and not is_estimated:
                 is_estimated = True
-                seconds, size = done.seconds / done.tokens * done.total, done.bytes / done.tokens * done.total
-                console.print(
-                    f"plan     {done.total:,} predictions to label: about {_time(seconds / processes.num_processes)} and at most "
-                    f"{size / 2**20:,.1f} MiB"
-                )
+                console.print(_plan(done, processes.num_processes))
             last = done
             bar.update(task, total=done.total, completed=done.tokens, figures=figures(done))
             if done.tokens and not console.is_terminal and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
@@ -52,6 +49,26 @@ def watch_labelling(built: Labelling, processes: Accelerator, console: Console) 
         f"labels   [bold]{escape(str(built.folder))}[/bold]  {store.num_documents:,} documents, {store.num_tokens:,} predictions, "
         f"{store.num_bytes / max(store.num_tokens, 1):.1f} bytes each"
     )
+
+
+def saying(console: Console) -> Callable[[str], None]:
+    """Prints what takes a while, faintly."""
+    return lambda text: console.print(f"[dim]{text} …[/dim]")
+
+
+def print_plan(built: Labelling, processes: Accelerator, console: Console) -> None:
+    """Label one pass of the whole text in a folder that nobody needs, and say what all of them will take."""
+    for done in label(built.teacher, built.corpus, built.folder):
+        if done.tokens and done.bytes:
+            console.print(_plan(done, processes.num_processes))
+            console.print(figures(done))
+            return
+    console.print("nothing counts in the text: there is nothing to label")
+
+
+def _plan(done: Done, processes: int) -> str:
+    seconds, size = done.seconds / done.tokens * done.total / processes, done.bytes / done.tokens * done.total
+    return f"plan     {done.total:,} predictions to label: about {_time(seconds)} and at most {size / 2**20:,.1f} MiB"
 
 
 def figures(done: Done) -> str:

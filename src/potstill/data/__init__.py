@@ -9,6 +9,7 @@ prediction knows its target, its weight and its document.
     batch = next(batches.from_step(0))
 
 documents.py         read_documents: text, JSONL, Parquet, datasets -> Document, a run of parts that count or are only read
+records.py           read_records: rows of JSONL, Parquet and datasets, each with its place
 chat.py              a conversation through the tokenizer's template; only the assistant's turns count
 standard_library.py  the corpus that every machine with Python has
 tokenizing.py        tokenize -> TokenCorpus, flat arrays; bytes a token stands for
@@ -24,11 +25,10 @@ from potstill.data.documents import (
     Tokens,
     documents_of_records,
     read_documents,
-    read_records,
-    source_files,
 )
 from potstill.data.packing import PackedBatches, PackingReport, ordered_batches
 from potstill.data.preview import preview
+from potstill.data.records import read_records, source_files
 from potstill.data.splits import Split, place_of, split_of
 from potstill.data.standard_library import standard_library_files
 from potstill.data.tokenizing import TokenCorpus, check_learnable, tokenize

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -16,6 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.data.chat import chat_parts, check_is_unicode
+from potstill.data.records import (
+    ENDINGS,
+    hub_dataset,
+    is_saved_dataset,
+    json_lines,
+    neighbours,
+    not_utf8,
+    parquet_rows,
+    saved_dataset,
+    source_files,
+)
 from potstill.data.standard_library import standard_library_files
 from potstill.errors import DataError
 
@@ -23,8 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 STANDARD_LIBRARY = "standard-library"
-_TEXT_ENDINGS = (".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".log", ".text")
-_ENDINGS = (*_TEXT_ENDINGS, ".jsonl", ".parquet")
 # A document of a file that is alone: at a blank line beyond the first number, or at any line's end beyond the second.
 _SECTION_CHARACTERS, _LONGEST_SECTION = 4_000, 16_000
 
@@ -105,56 +113,25 @@ def read_documents(
         raise DataError(f"{source} holds no text: give a file or folder with at least one document that is not blank")
 
 
-def read_records(source: str | Path, *, split: str = "train") -> Iterator[tuple[str, Mapping[str, object]]]:
-    """(where it stands, columns) of each row of a .jsonl or .parquet file, a folder of them, a `datasets` folder or a hub name."""
-    path = Path(source).expanduser()
-    if _is_saved_dataset(path):
-        yield from _saved_dataset(path, split)
-    elif not path.exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not path.suffix:
-        yield from _hub_dataset(str(source), split)
-    else:
-        files = [file for file in source_files(path) if file.suffix.lower() not in _TEXT_ENDINGS]
-        if not files:
-            raise DataError(
-                f"{source} has no rows: give a .jsonl or .parquet file, a folder of them, or a saved dataset"
-            )
-        for file in files:
-            yield from _parquet(file) if file.suffix.lower() == ".parquet" else _json_lines(file)
-
-
-def source_files(source: str | Path) -> list[Path]:
-    """The files a source is read from, in order: itself, or the text files in a folder; none for a name that is no path."""
-    path = Path(source).expanduser()
-    if _is_saved_dataset(path):
-        return sorted(file for file in path.rglob("*") if file.is_file())
-    if path.is_dir():
-        return [file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in _ENDINGS]
-    return [path] if path.is_file() else []
-
-
-def _is_saved_dataset(path: Path) -> bool:
-    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
-
-
 def _documents_of(
     source: str | Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None, split: str
 ) -> Iterator[Document]:
     path = Path(source).expanduser()
     if path.is_dir():
-        if _is_saved_dataset(path):
-            return documents_of_records(_saved_dataset(path, split), columns, tokenizer)
+        if is_saved_dataset(path):
+            return documents_of_records(saved_dataset(path, split), columns, tokenizer)
         return _from_folder(path, columns, tokenizer)
     if path.is_file():
         return _from_file(path, columns, tokenizer, is_alone=True)
     if path.suffix or str(source).startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
-        raise DataError(f"no such file or folder: {source}{_neighbours(path)}")
-    return documents_of_records(_hub_dataset(str(source), split), columns, tokenizer)
+        raise DataError(f"no such file or folder: {source}{neighbours(path)}")
+    return documents_of_records(hub_dataset(str(source), split), columns, tokenizer)
 
 
 def _from_folder(path: Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None) -> Iterator[Document]:
     files = source_files(path)
     if not files:
-        raise DataError(f"{path} has no text in it: looked for {', '.join(_ENDINGS)} in it and the folders below")
+        raise DataError(f"{path} has no text in it: looked for {', '.join(ENDINGS)} in it and the folders below")
     for file in files:
         yield from _from_file(file, columns, tokenizer, is_alone=len(files) == 1)
 
@@ -163,9 +140,9 @@ def _from_file(
     path: Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None, *, is_alone: bool
 ) -> Iterator[Document]:
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return documents_of_records(_json_lines(path), columns, tokenizer)
+        return documents_of_records(json_lines(path), columns, tokenizer)
     if path.suffix.lower() == ".parquet":
-        return documents_of_records(_parquet(path), columns, tokenizer)
+        return documents_of_records(parquet_rows(path), columns, tokenizer)
     if path.suffix.lower() == ".json":
         raise DataError(f"{path} is JSON: write one JSON object a line and call it .jsonl")
     return _from_text(path, is_alone=is_alone)
@@ -183,7 +160,7 @@ def _from_text(path: Path, *, is_alone: bool) -> Iterator[Document]:
                 section.append(line)
                 size += len(line)
     except UnicodeDecodeError as error:
-        raise DataError(_not_utf8(path, error)) from error
+        raise DataError(not_utf8(path, error)) from error
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}") from error
     yield from _if_not_blank("".join(section))
@@ -192,71 +169,6 @@ def _from_text(path: Path, *, is_alone: bool) -> Iterator[Document]:
 def _if_not_blank(text: str) -> Iterator[Document]:
     if text.strip():
         yield _plain(text)
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                where = f"{path}, line {number}"
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    shown = line.strip()[:60]
-                    raise DataError(f"{where} is not JSON ({error}): {shown!r}. Mend or delete that line") from error
-                if not isinstance(record, dict):
-                    raise DataError(f"{where} is a JSON {type(record).__name__}, and an object with columns is needed")
-                yield where, record
-    except UnicodeDecodeError as error:
-        raise DataError(_not_utf8(path, error)) from error
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror or error}") from error
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        number = 0
-        for batch in file.iter_batches(1024):
-            for record in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", record
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} can't be read as Parquet: {error}") from error
-
-
-def _saved_dataset(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-    import datasets
-
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"{path} looks like a saved dataset and can't be loaded as one ({error}): name its data files, or save it with save_to_disk"
-        ) from error
-    if isinstance(loaded, datasets.DatasetDict):
-        if split not in loaded:
-            raise DataError(f"{path} has no split {split!r}, it has {', '.join(map(str, loaded))}: set data.split")
-        loaded = loaded[split]
-    return ((f"{path}, row {number}", dict(record)) for number, record in enumerate(loaded, 1))  # type: ignore[arg-type]
-
-
-def _hub_dataset(name: str, split: str) -> Iterator[tuple[str, Mapping[str, object]]]:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(name, split=split, streaming=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise DataError(
-            f"there is no file or folder {name!r}{_neighbours(Path(name))}, and the model hub gave no dataset of that "
-            f"name: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from error
-    return ((f"{name}, row {number}", dict(record)) for number, record in enumerate(loaded, 1))
 
 
 def documents_of_records(
@@ -337,16 +249,3 @@ def _key(parts: tuple[Part, ...]) -> str:
     for part in parts:
         digest.update(part.text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
-
-
-def _not_utf8(path: Path, error: UnicodeDecodeError) -> str:
-    return (
-        f"{path} is not UTF-8 (byte 0x{error.object[error.start]:02x}, {error.reason}): save it as UTF-8, for instance "
-        f"`iconv -f latin1 -t utf8 {path.name} > fixed{path.suffix}`"
-    )
-
-
-def _neighbours(path: Path) -> str:
-    folder = path.parent if path.parent.is_dir() else None
-    close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1) if folder else []
-    return f" (did you mean {path.parent / close[0]}?)" if close else ""

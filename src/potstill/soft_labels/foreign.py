@@ -189,9 +189,14 @@ def answer_of(record: Record, tokenizer: PreTrainedTokenizerBase, where: str) ->
     known = tokens_by_text(tokenizer)
     written, ids, logprobs = [], [], []
     for entry in content or []:
-        written.append(_token_of(entry, known, where))
-        alternatives = [(_token_of(one, known, None), one["logprob"]) for one in entry.get("top_logprobs") or [entry]]
-        kept = {token: value for token, value in alternatives if token is not None}
+        if (token := _token_of(entry, known)) is None:
+            raise DataError(
+                f"{where}: the token {entry['token']!r} is none of this tokenizer's. Ask the server for token ids (vLLM: "
+                "return_tokens_as_token_ids), or name the tokenizer of the model that answered"
+            )
+        written.append(token)
+        alternatives = [(_token_of(one, known), one["logprob"]) for one in entry.get("top_logprobs") or [entry]]
+        kept = {one: value for one, value in alternatives if one is not None}
         ids.append(list(kept))
         logprobs.append(list(kept.values()))
     return list(before), written, _pairs(len(before) - 1, ids, logprobs)
@@ -208,20 +213,15 @@ def tokens_by_text(tokenizer: PreTrainedTokenizerBase) -> dict[bytes, int]:
     return found
 
 
-def _token_of(entry: Mapping, known: Mapping[bytes, int], where: str | None) -> int:
-    """None (with no `where`) for a token that the tokenizer hasn't got."""
+def _token_of(entry: Mapping, known: Mapping[bytes, int]) -> int | None:
+    """None for a token that the tokenizer hasn't got."""
     token = entry["token"]
     if token.startswith("token_id:"):
         return int(token.removeprefix("token_id:"))
     found = known.get(token.encode())
     if found is None and entry.get("bytes") is not None:
         found = known.get(bytes(entry["bytes"]))
-    if found is None and where is not None:
-        raise DataError(
-            f"{where}: the token {token!r} is none of this tokenizer's. Ask the server for token ids (vLLM: "
-            "return_tokens_as_token_ids), or name the tokenizer of the model that answered"
-        )
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _lists(value: object) -> Sequence:

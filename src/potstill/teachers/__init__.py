@@ -16,7 +16,7 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
 from potstill.teachers.fake import FakeTeacher
 from potstill.teachers.live import LiveTeacher
 from potstill.teachers.remembering import RememberingTeacher
-from potstill.teachers.stored import StoredTeacher, on_device
+from potstill.teachers.stored import StoredTeacher, check_serves, on_device
 from potstill.teachers.vocabulary import check_chat_rendering, shared_vocabulary
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "RememberingTeacher",
     "StoredTeacher",
     "check_chat_rendering",
+    "check_serves",
     "on_device",
     "shared_vocabulary",
 ]

@@ -38,9 +38,9 @@ FAMILIES: dict[str, dict] = {
 }
 
 
-def tiny_model(family: str, *, seed: int = 0, spread: float = 5.0) -> PreTrainedModel:
+def tiny_model(family: str, *, seed: int = 0, spread: float = 5.0, settings: dict | None = None) -> PreTrainedModel:
     """A random model of a family in fp32, its matrices enlarged so that its attention and its logits are not flat."""
-    config = AutoConfig.for_model(family, **FAMILIES[family], **TOKEN_IDS)
+    config = AutoConfig.for_model(family, **(FAMILIES[family] if settings is None else settings), **TOKEN_IDS)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

@@ -7,11 +7,30 @@ Each student is built from its own configuration, so plain `from_pretrained` rel
 `generate` has a cache of the right size. The teacher is never changed.
 
     copy_layers.py  copy_layers, evenly_spaced, first_and_last   some of the teacher's layers and all the rest of it
+    prune.py        prune, Shape, least_influential, without_block   the most important layers, neurons, heads, channels
+    importance.py   measure_importance -> Importance   how much each of them matters
+    anatomy.py      axis_of -> Axis   where neurons, heads and channels lie in the weights of any architecture
     fresh.py        fresh                                        random weights in a smaller shape
     configs.py      changed_config                               one configuration from another, per-layer lists included
 """
 
+from potstill.students.anatomy import Axis, axis_of
 from potstill.students.copy_layers import copy_layers, evenly_spaced, first_and_last
 from potstill.students.fresh import fresh
+from potstill.students.importance import Importance, measure_importance
+from potstill.students.prune import Shape, least_influential, prune, without_block
 
-__all__ = ["copy_layers", "evenly_spaced", "first_and_last", "fresh"]
+__all__ = [
+    "Axis",
+    "Importance",
+    "Shape",
+    "axis_of",
+    "copy_layers",
+    "evenly_spaced",
+    "first_and_last",
+    "fresh",
+    "least_influential",
+    "measure_importance",
+    "prune",
+    "without_block",
+]

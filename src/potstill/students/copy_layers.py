@@ -42,14 +42,14 @@ def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> tuple[PreTra
     ModelError for layers the teacher hasn't got, and where a layer in its new place would not be what it was (a family
     whose layers depend on their index in a way its configuration can't express).
     """
-    path = _layers_path(teacher)
+    path = layers_path(teacher)
     num_layers = teacher.config.num_hidden_layers
     if not layers or not all(0 <= layer < num_layers for layer in layers):
         raise ModelError(f"the teacher has layers 0 to {num_layers - 1}, found {list(layers)}: choose among these")
     config = changed_config(teacher.config, layers, {})
     with torch.random.fork_rng():  # the weights drawn here are overwritten: nobody's random numbers may depend on them
         student = AutoModelForCausalLM.from_config(config, dtype=teacher.dtype)
-    _check_same_parts(teacher, student, path, layers)
+    check_same_parts(teacher, student, path, layers)
     student.load_state_dict(dict(_copied_weights(teacher, path, layers)))
     student.generation_config = deepcopy(teacher.generation_config)
     student.train(teacher.training)
@@ -64,7 +64,7 @@ def _check_count(num_teacher_layers: int, num_student_layers: int) -> None:
         )
 
 
-def _layers_path(model: PreTrainedModel) -> str:
+def layers_path(model: PreTrainedModel) -> str:
     """The name of the list of layers: the outermost list with as many entries as the configuration says layers."""
     num_layers = model.config.num_hidden_layers
     paths: list[str] = []
@@ -91,7 +91,7 @@ def _copied_weights(teacher: PreTrainedModel, path: str, layers: Sequence[int]) 
                 yield f"{path}.{place}.{match[2]}", weight
 
 
-def _check_same_parts(teacher: PreTrainedModel, student: PreTrainedModel, path: str, layers: Sequence[int]) -> None:
+def check_same_parts(teacher: PreTrainedModel, student: PreTrainedModel, path: str, layers: Sequence[int]) -> None:
     """Each student layer, as its own configuration built it, has the parts and the settings of the layer it copies."""
     for place, layer in enumerate(layers):
         was = _description(teacher.get_submodule(f"{path}.{layer}"))

@@ -17,9 +17,12 @@ from potstill.students import (
     Importance,
     Shape,
     axis_of,
+    cuttable_axes,
     least_influential,
     measure_importance,
     prune,
+    shape_of_share,
+    sizes_of,
     without_block,
 )
 
@@ -221,3 +224,29 @@ def test_shapes_that_can_not_be_are_refused():
             prune(teacher, shape, scores)
     with pytest.raises(ModelError, match="of another model"):
         prune(teacher, Shape(ffn=10), measure_importance(tiny_model("gpt2"), CORPUS, length=16))
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.35])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "phi3"])
+def test_a_share_of_the_parameters_is_met_from_below(family: str, share: float):
+    big = {"hidden_size": 128, "intermediate_size": 512, "head_dim": 32} if family != "gpt2" else {"n_embd": 128}
+    teacher = tiny_model(family, settings=SETTINGS[family] | big)
+    axes = dict(cuttable_axes(teacher))
+    if family == "gpt2" and share < 0.5:  # a third of it is attention, which can't get narrower
+        with pytest.raises(ModelError, match="cut layers as well"):
+            shape_of_share(teacher, axes, share)
+        shape = shape_of_share(teacher, axes, share, start=Shape((0, 3)))
+        assert shape == Shape((0, 3), ffn=shape.ffn)
+        return
+    shape = shape_of_share(teacher, axes, share)
+    student, _ = prune(teacher, shape, measure_importance(teacher, CORPUS, length=16))
+    found, whole = sizes_of(student).model.non_embedding, sizes_of(teacher).model.non_embedding
+    assert 0.85 * share < found / whole <= share
+    if "hidden" in axes:  # narrowed by about the same factor
+        assert 0.4 < (shape.ffn / 512) / ((shape.hidden or 128) / 128) < 2.5
+
+
+def test_the_cache_of_a_token_is_counted():
+    teacher = tiny_model("llama")
+    # 4 layers, keys and values of 2 heads of 8, four bytes each
+    assert sizes_of(teacher).cache_bytes == 4 * 2 * 2 * 8 * 4

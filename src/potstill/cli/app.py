@@ -10,7 +10,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from potstill.cli import check, demo, distill, evaluate, export_labels, import_labels, inspect, label, preview, recipes
+from potstill.cli import (
+    check,
+    demo,
+    distill,
+    evaluate,
+    export_labels,
+    import_labels,
+    inspect,
+    label,
+    preview,
+    prune,
+    recipes,
+)
 from potstill.errors import PotstillError
 
 _MISTAKE, _INTERRUPTED = 2, 130
@@ -93,6 +105,7 @@ _VERBS = (
     import_labels.import_labels,
     export_labels.export_labels,
     check.check,
+    prune.prune,
     preview.preview,
     evaluate.evaluate,
     recipes.recipes,

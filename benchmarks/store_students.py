@@ -36,7 +36,7 @@ from potstill.training import Cosine, TrainingSettings, train
 from potstill.types import Batch, SparseTargets, Teacher
 
 HERE = Path(__file__).parent
-LAYERS, LENGTH, ROWS, RATE = (3, 6), 512, 2, 1.5e-3
+LAYERS, LENGTH = (3, 6), 512
 ONLINE, HARD = "full distribution, live", "hard labels"
 
 
@@ -84,7 +84,7 @@ def corpora(tokens: int, held_out: int) -> tuple[TokenCorpus, TokenCorpus]:
 
 
 def student_of(
-    kind: str, seed: int, teacher: LiveTeacher, learn: TokenCorpus, steps: int, work: Path
+    kind: str, seed: int, teacher: LiveTeacher, learn: TokenCorpus, arguments: argparse.Namespace, work: Path
 ) -> tuple[torch.nn.Module, float]:
     """(trained student, bytes a prediction)."""
     student, _ = copy_layers(teacher.model, evenly_spaced(LAYERS[1], LAYERS[0]))
@@ -106,8 +106,9 @@ def student_of(
             marker, size = teacher, 2.0 * teacher.num_tokens
         case kept:
             marker = Kept(teacher, kept, seed)
-    settings = TrainingSettings(steps=steps, learning_rate=RATE, schedule=Cosine(warmup=0.05), seed=seed)
-    for step in train(student, marker, PackedBatches(learn, LENGTH, ROWS, seed=seed), measure_of, settings):
+    steps, rate = arguments.steps, arguments.rate
+    settings = TrainingSettings(steps=steps, learning_rate=rate, schedule=Cosine(warmup=0.05), seed=seed)
+    for step in train(student, marker, PackedBatches(learn, LENGTH, arguments.rows, seed=seed), measure_of, settings):
         if step.index % 16 == 0:
             print(f"  {kind}, seed {seed}: step {step.index} of {steps}, loss {step.loss:.3f}", flush=True)
     if isinstance(marker, Kept):
@@ -119,30 +120,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=79)
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--first", action="store_true", help="only the live teacher, hard labels and one tau")
+    parser.add_argument("--page", type=Path, default=HERE / "store_students.md")
     parser.add_argument("--out", type=Path, default=Path("runs") / "store_students.json")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     model = load_model("pocket")
     teacher = LiveTeacher(model, size=head_of(model).num_tokens)
-    learn, held_out = corpora(arguments.steps * LENGTH * ROWS, 30_000)
+    learn, held_out = corpora(arguments.steps * LENGTH * arguments.rows, 30_000)
     found = json.loads(arguments.out.read_text("utf-8")) if arguments.out.exists() else {}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     if "teacher" not in found:
         sums = measure(teacher.model, held_out, length=LENGTH)
         found["teacher"] = {"nll": sums.nll.tolist(), "tokens": sums.tokens.tolist()}
     with tempfile.TemporaryDirectory() as work:
-        kinds = [(kind, seed) for some in (FIRST, LATER) for seed in range(arguments.seeds) for kind in some]
+        kinds = [
+            (kind, seed)
+            for some in ((FIRST,) if arguments.first else (FIRST, LATER))
+            for seed in range(arguments.seeds)
+            for kind in some
+        ]
         for kind, seed in kinds:
             if (name := f"{kind}/{seed}") in found:
                 continue
-            student, size = student_of(kind, seed, teacher, learn, arguments.steps, Path(work))
+            student, size = student_of(kind, seed, teacher, learn, arguments, Path(work))
             sums = measure(student, held_out, length=LENGTH)
             found[name] = {"nll": sums.nll.tolist(), "bytes": size}
             arguments.out.write_text(json.dumps(found), "utf-8")
             mean = sums.nll.sum() / sums.tokens.sum()
             print(f"{name}: {mean:.4f} nats a token, {size:.1f} bytes a prediction", flush=True)
             if all(f"{kind}/{seed}" in found for kind in FIRST for seed in range(arguments.seeds)):
-                (HERE / "store_students.md").write_text(page(found, learn, held_out, arguments), "utf-8")
+                arguments.page.write_text(page(found, learn, held_out, arguments), "utf-8")
 
 
 def page(found: dict, learn: TokenCorpus, held_out: TokenCorpus, arguments: argparse.Namespace) -> str:
@@ -176,8 +186,8 @@ def page(found: dict, learn: TokenCorpus, held_out: TokenCorpus, arguments: argp
             "",
             f"*{date.today().isoformat()}; `benchmarks/store_students.py`; {os.cpu_count()} cores "
             f"({torch.backends.cpu.get_cpu_capability()}), float32; {packages}.*",
-            f"*The pocket teacher (4,096 tokens) into {LAYERS[0]} of its {LAYERS[1]} layers, {arguments.steps} steps of {ROWS} x {LENGTH}",
-            f"tokens of the standard library ({learn.num_tokens:,} tokens), {arguments.seeds} seeds;",
+            f"*The pocket teacher (4,096 tokens) into {LAYERS[0]} of its {LAYERS[1]} layers, {arguments.steps} steps of",
+            f"{arguments.rows} x {LENGTH} tokens of the standard library ({learn.num_tokens:,} tokens), {arguments.seeds} seeds;",
             f"loss on {int(tokens.sum()):,} tokens of {len(tokens)} held-out files (the teacher's: {own:.4f}).*",
             "",
             "| labels | bytes a token | loss, nats (seeds) | minus the live teacher's | minus hard labels' | share of the gap |",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def labelled_counts(corpus: TokenCorpus, context: int) -> NDArray[np.int64]:
 
 def write_plan(folder: Path, present: list[str], plan: list[Planned]) -> None:
     """Say in the store which files it is to have, so that one that is missing is noticed."""
-    part = folder / f"{PLAN}.part"
+    part = folder / f"{PLAN}.{os.getpid()}.part"  # each process its own: several may say the same at once
     part.write_text(json.dumps({"shards": sorted({*present, *(shard.name for shard in plan)})}, indent=1), "utf-8")
     part.replace(folder / PLAN)
 

@@ -250,3 +250,12 @@ def test_the_cache_of_a_token_is_counted():
     teacher = tiny_model("llama")
     # 4 layers, keys and values of 2 heads of 8, four bytes each
     assert sizes_of(teacher).cache_bytes == 4 * 2 * 2 * 8 * 4
+
+
+def test_layers_that_would_not_be_what_they_were_are_refused_whatever_else_is_cut():
+    """GPT-2 can divide its attention by the number of the layer, which no configuration lets follow a moved layer."""
+    teacher = tiny_model("gpt2", settings=SETTINGS["gpt2"] | {"scale_attn_by_inverse_layer_idx": True})
+    scores = measure_importance(teacher, CORPUS, length=16)
+    for shape in (Shape((0, 3)), Shape((0, 3), ffn=20)):
+        with pytest.raises(ModelError, match="layer 3 of GPT2LMHeadModel can't become layer 1"):
+            prune(teacher, shape, scores)

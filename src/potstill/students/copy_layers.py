@@ -16,6 +16,8 @@ from potstill.types import Lineage
 
 # What a layer may know of its own place without behaving otherwise for it: which slot of the cache is its own.
 _PLACE = {"layer_idx", "layer_id"}
+# Ways of transformers to remember that weights were drawn.
+_BOOKKEEPING = {"training", "_is_hf_initialized"}
 
 
 def evenly_spaced(num_teacher_layers: int, num_student_layers: int) -> tuple[int, ...]:
@@ -111,6 +113,6 @@ def _description(layer: nn.Module) -> dict[str, str]:
         for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
             described[f"{name}.{key}"] = str(list(tensor.shape))
         for key, value in vars(module).items():
-            if isinstance(value, bool | int | float | str | None) and key not in _PLACE | {"training"}:
+            if isinstance(value, bool | int | float | str | None) and key not in _PLACE | _BOOKKEEPING:
                 described[f"{name}.{key}"] = repr(value)
     return described

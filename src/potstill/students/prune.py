@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.students.anatomy import Axis, AxisName, axis_of, layer_of, rescale_, sliced
+from potstill.students.anatomy import Axis, AxisName, axis_of, layer_of, rescale_, sliced, without_memory
 from potstill.students.configs import changed_config
 from potstill.students.copy_layers import check_same_parts, layers_path
 from potstill.students.importance import Importance
@@ -44,6 +44,9 @@ def prune(teacher: PreTrainedModel, shape: Shape, importance: Importance) -> tup
         raise ModelError(
             f"the teacher has layers 0 to {teacher.config.num_hidden_layers - 1}, found {list(layers)}: choose among these"
         )
+    # At the full width: what a layer has and how it is set must not change with its place, whatever is cut besides.
+    moved = without_memory(type(teacher), changed_config(teacher.config, layers, {}))
+    check_same_parts(teacher, moved, path, layers)
     axes = {axis.name: (axis, size) for axis, size in _wanted(teacher, shape)}
     changes = {
         name: value for axis, size in axes.values() for name, value in axis.changes(teacher.config, size).items()
@@ -56,8 +59,6 @@ def prune(teacher: PreTrainedModel, shape: Shape, importance: Importance) -> tup
     except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"no {teacher.config.model_type} can be made with {changes}: {reason}") from error
-    if not axes:
-        check_same_parts(teacher, student, path, layers)
     kept = {name: _kept(axis, size, importance) for name, (axis, size) in axes.items()}
     _fill_(student, teacher, path, layers, {name: axis for name, (axis, _) in axes.items()}, kept)
     if "hidden" in axes:

@@ -36,15 +36,15 @@ def test_layers_by_number_and_scores_used_again(workshop: Workshop):
     assert "measuring what matters" not in result.output
     small = AutoModelForCausalLM.from_pretrained(workshop.path / "three")
     assert (small.config.num_hidden_layers, small.config.intermediate_size) == (3, 7)
-    run = workshop.run(*CUT, "--layers", "2", "--contiguous", "--out", "run-of-layers")
+    run = workshop.run(*CUT, "--layers", "2", "--choose", "perplexity", "--out", "run-of-layers")
     assert run.exit_code == 0, run.output
 
 
 def test_what_can_not_be_cut_is_refused(workshop: Workshop):
     for words, message in (
         ((), "nothing is to be cut"),
-        (("--to", "lots"), "--to is the share"),
-        (("--to", "120%"), "--to is the share"),
+        (("--to", "lots"), "--to is a share"),
+        (("--to", "120%"), "--to is a share"),
         (("--layers", "some"), "--layers is a number"),
         (("--layers", "9"), "9 layers can't be copied"),
         (("--ffn", "100000"), "can't be had"),

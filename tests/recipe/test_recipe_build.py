@@ -89,7 +89,7 @@ def test_a_student_is_built_as_described() -> None:
     layers = teacher.model.layers
 
     def first_weights(student: dict[str, object]) -> list[torch.Tensor]:
-        built = build_student(recipe_with(student=student).student, teacher)
+        built, _ = build_student(recipe_with(student=student).student, teacher)
         return [layer.mlp.up_proj.weight for layer in built.model.layers]
 
     def copied(weights: list[torch.Tensor]) -> list[int]:

@@ -13,16 +13,24 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 
 from potstill.data import TokenCorpus
 from potstill.errors import ModelError
+from potstill.evaluation import measure
+from potstill.models import size_of
 from potstill.students import (
     Importance,
     Shape,
     axis_of,
+    choose_layers,
+    copy_layers,
     cuttable_axes,
+    largest_shape,
     least_influential,
     measure_importance,
     prune,
     shape_of_share,
+    shape_of_size,
+    shaped,
     sizes_of,
+    with_losses,
     without_block,
 )
 
@@ -259,3 +267,55 @@ def test_layers_that_would_not_be_what_they_were_are_refused_whatever_else_is_cu
     for shape in (Shape((0, 3)), Shape((0, 3), ffn=20)):
         with pytest.raises(ModelError, match="layer 3 of GPT2LMHeadModel can't become layer 1"):
             prune(teacher, shape, scores)
+
+
+def test_losses_without_each_layer_decide_where_asked():
+    teacher = tiny_model("llama", settings=SETTINGS["llama"])
+    importance = measure_importance(teacher, CORPUS, length=16)
+    with pytest.raises(ModelError, match="without_layers|loss without a layer"):
+        choose_layers("perplexity", LAYERS, 2, importance)
+    found = with_losses(importance, teacher, CORPUS, length=16)
+
+    def loss_of(model: PreTrainedModel) -> float:
+        sums = measure(model, CORPUS, length=16)
+        return float(sums.nll.sum() / sums.tokens.sum())
+
+    whole = loss_of(teacher)
+    for layer in range(LAYERS):
+        student, _ = copy_layers(teacher, [one for one in range(LAYERS) if one != layer])
+        assert found.losses[layer] == pytest.approx(loss_of(student) - whole, abs=1e-5)
+    order = np.argsort(found.losses)
+    assert choose_layers("perplexity", LAYERS, 2, found) == tuple(sorted(order[LAYERS - 2 :].tolist()))
+
+
+@pytest.mark.parametrize(("choice", "stay"), [("run", 3), ("one_by_one", 3), ("even", 3), ("first_last", 3)])
+def test_layers_are_chosen_by_name(choice: str, stay: int):
+    teacher = tiny_model("llama", settings=SETTINGS["llama"])
+    importance = measure_importance(teacher, CORPUS, length=16)
+    expected = {
+        "run": without_block(importance, LAYERS - stay),
+        "one_by_one": least_influential(importance, LAYERS - stay),
+        "even": (0, 2, 3),
+        "first_last": (0, 1, 3),
+    }[choice]
+    assert choose_layers(choice, LAYERS, stay, importance) == expected
+    with pytest.raises(ModelError, match="can't be copied"):
+        choose_layers(choice, LAYERS, LAYERS + 1, importance)
+
+
+def test_the_largest_shape_that_fits():
+    teacher = tiny_model("llama", settings=SETTINGS["llama"])
+    axes = dict(cuttable_axes(teacher))
+    asked = []
+
+    def fits(shape: Shape) -> bool:
+        asked.append(shape)
+        return size_of(shaped(teacher, shape, axes)).non_embedding <= 0.62 * size_of(teacher).non_embedding
+
+    found = largest_shape(teacher, axes, fits)
+    assert found == shape_of_share(teacher, axes, 0.6)
+    assert len(asked) <= 6
+    with pytest.raises(ModelError, match="as fast as that"):
+        largest_shape(teacher, axes, lambda _: False)
+    total = shape_of_size(teacher, axes, 0.7 * size_of(teacher).total)
+    assert 0.4 < size_of(prune(teacher, total, Importance.unmeasured(teacher))[0]).total / size_of(teacher).total <= 0.7

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,22 +17,25 @@ from transformers import PreTrainedModel
 
 from potstill.data import TokenCorpus, read_documents, tokenize
 from potstill.errors import DataError, RecipeError
-from potstill.evaluation import measure, score
+from potstill.evaluation import measure, score, speed
 from potstill.models import check_context, load_model, load_tokenizer, on_this_device, save_model
+from potstill.reports import draw_importance
 from potstill.runs import held_out_sample
 from potstill.students import (
     Axis,
     AxisName,
     Importance,
+    LayerChoice,
     Shape,
+    choose_layers,
     cuttable_axes,
-    evenly_spaced,
-    least_influential,
+    largest_shape,
     measure_importance,
     prune,
     shape_of_share,
+    shape_of_size,
     sizes_of,
-    without_block,
+    with_losses,
 )
 
 _HELD_OUT_TOKENS = 20_000
@@ -43,10 +47,19 @@ class Wanted:
 
     to: str | None
     layers: str | None
-    contiguous: bool
+    choose: LayerChoice
     ffn: int | None
     heads: int | None
+    kv_heads: int | None
     hidden: int | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """How small, or how fast: a share of the parameters that are not embeddings, parameters, bytes of weights, times the speed."""
+
+    kind: Literal["share", "parameters", "bytes", "speed"]
+    amount: float
 
 
 def prune_model(
@@ -60,9 +73,9 @@ def prune_model(
     console: Console,
 ) -> None:
     """Load, look, cut, measure, save."""
-    share = _share(wanted.to)
-    if not any((wanted.to, wanted.layers, wanted.ffn, wanted.heads, wanted.hidden)):
-        raise RecipeError("nothing is to be cut: say --to 60%, or --layers, --ffn, --heads, --hidden")
+    target = None if wanted.to is None else target_of(wanted.to)
+    if not any((wanted.to, wanted.layers, wanted.ffn, wanted.heads, wanted.kv_heads, wanted.hidden)):
+        raise RecipeError("nothing is to be cut: say --to 60%, or --layers, --ffn, --heads, --kv-heads, --hidden")
     console.print(f"[dim]loading {escape(teacher)} …[/dim]")
     model, tokenizer = on_this_device(load_model(teacher)), load_tokenizer(teacher)
     check_context(model, length)
@@ -72,31 +85,78 @@ def prune_model(
         raise DataError(
             f"{data} has {len(corpus)} documents, too few to look at some and hold out others: give more text"
         )
+    looked_at = held_out_sample(looked_at, tokens, length)
     axes = dict(cuttable_axes(model))
-    if scores is None:
-        console.print("[dim]measuring what matters …[/dim]")
-        importance = measure_importance(model, held_out_sample(looked_at, tokens, length), length=length)
-    else:
-        importance = Importance.load(scores)
-    shape = Shape(_layers(wanted, model, importance), wanted.ffn, wanted.heads, wanted.hidden)
-    if share is not None:
-        shape = shape_of_share(model, axes, share, start=shape)
+    importance = _importance(model, looked_at, length, scores, wanted, console)
+    shape = Shape(_layers(wanted, model, importance), wanted.ffn, wanted.heads, wanted.hidden, wanted.kv_heads)
+    if target is not None:
+        shape = _towards(target, model, axes, shape, console)
     student, lineage = prune(model, shape, importance)
     save_model(student, tokenizer, out)
     importance.save(out / "importance.safetensors")
+    draw_importance(importance, out / "importance.png", title=f"What matters in {teacher}")
     (out / "lineage.json").write_text(json.dumps(asdict(lineage)) + "\n", "utf-8")
     _print(model, student, axes, lineage.layers, held_out_sample(held_out, _HELD_OUT_TOKENS, length), length, console)
-    console.print(f'\nmodel    [bold]{escape(str(out))}[/bold]  (student.kind = "model", student.model = {str(out)!r})')
+    console.print(
+        f'\nmodel    [bold]{escape(str(out))}[/bold]  (student.kind = "model", student.model = {str(out)!r})'
+        f"\npicture  {escape(str(out / 'importance.png'))}"
+    )
 
 
-def _share(to: str | None) -> float | None:
-    if to is None:
-        return None
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*", to)
-    share = math.nan if match is None else float(match[1]) / (100 if match[2] else 1)
-    if not 0 < share < 1:
-        raise RecipeError(f"--to is the share of parameters to keep, as in 60% or 0.6, found {to!r}")
-    return share
+def target_of(to: str) -> Target:
+    """What "60%", "0.6", "80M", "1.2B", "150MB", "1.5x" ask for. RecipeError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(%|[kmb]|[kmg]i?b|x)?\s*", to, re.IGNORECASE)
+    if match is not None:
+        amount, unit = float(match[1]), (match[2] or "").lower()
+        if unit in ("", "%") and 0 < (share := amount / (100 if unit else 1)) < 1:
+            return Target("share", share)
+        if unit in ("k", "m", "b") and amount > 0:
+            return Target("parameters", amount * {"k": 1e3, "m": 1e6, "b": 1e9}[unit])
+        if unit.endswith("b") and len(unit) > 1 and amount > 0:
+            step = 1024 if "i" in unit else 1000
+            return Target("bytes", amount * step ** ("kmg".index(unit[0]) + 1))
+        if unit == "x" and amount > 1:
+            return Target("speed", amount)
+    raise RecipeError(
+        f"--to is a share of the parameters that are not embeddings (60%), a number of parameters (80M), the size of the weights (150MB), "
+        f"or how much faster it writes (1.5x), found {to!r}"
+    )
+
+
+def _importance(
+    model: PreTrainedModel, corpus: TokenCorpus, length: int, scores: Path | None, wanted: Wanted, console: Console
+) -> Importance:
+    by_loss = wanted.choose == "perplexity" and wanted.layers is not None
+    importance = None if scores is None else Importance.load(scores)
+    if importance is None:
+        console.print("[dim]measuring what matters …[/dim]")
+        importance = measure_importance(model, corpus, length=length)
+    if by_loss and not importance.losses.size:
+        console.print("[dim]measuring the loss without each layer …[/dim]")
+        importance = with_losses(importance, model, corpus, length=length)
+    return importance
+
+
+def _towards(
+    target: Target, model: PreTrainedModel, axes: dict[AxisName, Axis], start: Shape, console: Console
+) -> Shape:
+    match target.kind:
+        case "share":
+            return shape_of_share(model, axes, target.amount, start=start)
+        case "parameters":
+            return shape_of_size(model, axes, target.amount, start=start)
+        case "bytes":
+            return shape_of_size(model, axes, target.amount / model.dtype.itemsize, start=start)
+        case "speed":
+            console.print("[dim]timing shapes …[/dim]")
+            return largest_shape(model, axes, lambda shape: _times_as_fast(model, shape) >= target.amount, start=start)
+
+
+def _times_as_fast(model: PreTrainedModel, shape: Shape) -> float:
+    """How many times as many tokens a second a student of that shape writes, whatever its weights: the median of three turns."""
+    student, _ = prune(model, shape, Importance.unmeasured(model))
+    turns = [(speed(model), speed(student)) for _ in range(3)]
+    return statistics.median(two.decode_tokens_per_second / one.decode_tokens_per_second for one, two in turns)
 
 
 def _layers(wanted: Wanted, model: PreTrainedModel, importance: Importance) -> tuple[int, ...] | None:
@@ -108,9 +168,7 @@ def _layers(wanted: Wanted, model: PreTrainedModel, importance: Importance) -> t
         raise RecipeError(f"--layers is a number (20) or a list (0,1,5), found {wanted.layers!r}") from error
     if "," in wanted.layers:
         return numbers
-    there = model.config.num_hidden_layers
-    evenly_spaced(there, numbers[0])  # refuses what can't be
-    return (without_block if wanted.contiguous else least_influential)(importance, there - numbers[0])
+    return choose_layers(wanted.choose, model.config.num_hidden_layers, numbers[0], importance)
 
 
 def _print(

@@ -12,6 +12,7 @@ that is the truth.
 
     load.py       load_tokenizer, load_model, load_shape   folder, hub name or GGUF -> tokenizer, model
     forward.py    hidden_states, head_of            Batch -> HiddenStates; where each family keeps its scale and soft-cap
+    layers.py     layers_of, without_layer          where the layers are, and how one is passed by
     checks.py     check_head, check_packing         ask the model, don't trust the config
     sizes.py      size_of -> Size, check_context    parameters and bytes; how long a text may be
     precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
@@ -22,6 +23,7 @@ that is the truth.
 
 from potstill.models.checks import check_head, check_packing
 from potstill.models.forward import head_of, hidden_states
+from potstill.models.layers import layers_of, layers_path, without_layer
 from potstill.models.load import load_model, load_shape, load_tokenizer
 from potstill.models.precision import faster_dtype, hold_in_, holds_exactly, matmul_speed, on_this_device, this_device
 from potstill.models.save import save_model
@@ -37,6 +39,8 @@ __all__ = [
     "hidden_states",
     "hold_in_",
     "holds_exactly",
+    "layers_of",
+    "layers_path",
     "load_model",
     "load_shape",
     "load_tokenizer",
@@ -45,4 +49,5 @@ __all__ = [
     "save_model",
     "size_of",
     "this_device",
+    "without_layer",
 ]

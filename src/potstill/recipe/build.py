@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.recipe.kinds import ConstantTable, CopiedStudent, CosineTable, FreshStudent, LinearTable, ModelStudent
+from potstill.recipe.kinds import (
+    ConstantTable,
+    CopiedStudent,
+    CosineTable,
+    FreshStudent,
+    LinearTable,
+    ModelStudent,
+    PrunedStudent,
+    StudentTable,
+)
 from potstill.recipe.schema import LossTable, TrainingTable
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from potstill.data import TokenCorpus
     from potstill.losses import SoftLabelLoss
+    from potstill.students import Importance, Shape
     from potstill.training import Schedule, TrainingSettings
+    from potstill.types import Lineage
 
 
 def build_measure(loss: LossTable) -> SoftLabelLoss:
@@ -57,30 +70,72 @@ def build_settings(training: TrainingTable, *, steps: int, dtype: torch.dtype) -
     )
 
 
-def build_student(student: CopiedStudent | ModelStudent | FreshStudent, teacher: PreTrainedModel) -> PreTrainedModel:
-    """The untouched student that [student] describes, in float32 whatever the teacher is held in; the same each time."""
+def build_student(
+    student: StudentTable, teacher: PreTrainedModel, importance: Importance | None = None
+) -> tuple[PreTrainedModel, Lineage | None]:
+    """The untouched student that [student] describes, in float32 whatever the teacher is held in, and where its parts come from.
+
+    The same each time. A pruned one takes the first parts of the teacher where no scores are given: good for shapes and checks.
+    """
     from potstill import students
     from potstill.models import load_model
 
     match student:
         case CopiedStudent():
-            return students.copy_layers(teacher, _layers(student, teacher.config.num_hidden_layers))[0].float()
+            copied, lineage = students.copy_layers(teacher, _layers(student, teacher.config.num_hidden_layers))
+            return copied.float(), lineage
+        case PrunedStudent():
+            scores = importance or students.Importance.unmeasured(teacher)
+            shape = build_prune_shape(student, teacher, scores)
+            pruned, lineage = students.prune(teacher, shape, scores)
+            return pruned.float(), lineage
         case ModelStudent():
-            return load_model(student.model)
+            return load_model(student.model), None
         case FreshStudent():
-            return students.fresh(teacher, student.changes, student.seed)
+            return students.fresh(teacher, student.changes, student.seed), None
 
 
-def build_shape(student: CopiedStudent | ModelStudent | FreshStudent, teacher: PreTrainedModel) -> PreTrainedModel:
+def build_prune_shape(student: PrunedStudent, teacher: PreTrainedModel, importance: Importance) -> Shape:
+    """The shape that [student] describes; layers are chosen by the scores."""
+    from potstill.students import Shape, choose_layers, cuttable_axes, shape_of_share
+
+    layers = student.layers
+    if isinstance(layers, int):
+        layers = choose_layers(student.choose or "run", teacher.config.num_hidden_layers, layers, importance)
+    shape = Shape(layers, student.ffn, student.heads, student.hidden, student.kv_heads)
+    return shape if student.to is None else shape_of_share(teacher, dict(cuttable_axes(teacher)), student.to, start=shape)
+
+
+def build_importance(student: StudentTable, teacher: PreTrainedModel, corpus: TokenCorpus, length: int) -> Importance | None:
+    """The scores that [student] is cut by: its own file's, or measured on the beginning of the text; None where nothing is cut by any."""
+    from potstill.runs import held_out_sample
+    from potstill.students import Importance, measure_importance, with_losses
+
+    if not isinstance(student, PrunedStudent):
+        return None
+    if student.importance is not None:
+        return Importance.load(Path(student.importance))
+    looked_at = held_out_sample(corpus, student.tokens, length)
+    found = measure_importance(teacher, looked_at, length=length)
+    return with_losses(found, teacher, looked_at, length=length) if student.choose == "perplexity" else found
+
+
+def build_shape(student: StudentTable, teacher: PreTrainedModel) -> PreTrainedModel:
     """The student without weights, from a teacher without weights (both on the meta device)."""
     import torch
 
     from potstill.models import load_shape
+    from potstill.students import Importance, cuttable_axes, shaped
 
-    if isinstance(student, ModelStudent):
-        return load_shape(student.model)
-    with torch.device("meta"):
-        return build_student(student, teacher)
+    match student:
+        case ModelStudent():
+            return load_shape(student.model)
+        case PrunedStudent():
+            shape = build_prune_shape(student, teacher, Importance.unmeasured(teacher))
+            return shaped(teacher, shape, dict(cuttable_axes(teacher)))
+        case _:
+            with torch.device("meta"):
+                return build_student(student, teacher)[0]
 
 
 def num_steps(training: TrainingTable, *, tokens_per_step: int, steps_per_epoch: float) -> int:

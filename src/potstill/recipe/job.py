@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.errors import RecipeError, VocabularyError
-from potstill.recipe.build import build_measure, build_settings, build_student, num_steps
+from potstill.recipe.build import build_importance, build_measure, build_settings, build_student, num_steps
 from potstill.recipe.kinds import ModelStudent
 from potstill.recipe.schema import DataTable, Recipe
 from potstill.recipe.toml import recipe_toml
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from potstill.data import PackedBatches, TokenCorpus
     from potstill.losses import SoftLabelLoss
     from potstill.runs import Job, RunFolder
+    from potstill.students import Importance
     from potstill.teachers import LiveTeacher
     from potstill.types import Teacher
 
@@ -62,6 +63,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     folder = RunFolder.open(out, recipe_toml(recipe), identity)
     batches, held_out = _text(recipe, _corpus(recipe, folder, tokenizer, size, say))
     training = recipe.training
+    importance = _importance(recipe, folder, model, batches.corpus, say)
     dtype = _dtype(recipe, folder, faster_dtype)
     hold_in_(model, dtype)
     per_step = training.rows * training.length
@@ -71,7 +73,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         teacher=live,
         marker=_marker(recipe, out, live, batches.corpus, measure, identity),
         tokenizer=tokenizer,
-        new_student=lambda: build_student(recipe.student, model),
+        new_student=lambda: build_student(recipe.student, model, importance)[0],
         batches=batches,
         held_out=held_out_sample(held_out, recipe.evaluation.tokens, training.length),
         measure=measure,
@@ -116,7 +118,7 @@ def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrain
 
     say(f"loading {recipe.teacher.model}")
     model = load_model(recipe.teacher.model)
-    student = build_student(recipe.student, model)
+    student, _ = build_student(recipe.student, model)
     size, tokenizer = shared_tokenizer(recipe, model, student)
     for checked in (model, student):
         check_context(checked, recipe.training.length)
@@ -124,6 +126,29 @@ def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrain
         if recipe.training.packing:
             check_packing(checked)
     return model, student, tokenizer, size
+
+
+def _importance(
+    recipe: Recipe, folder: RunFolder, model: PreTrainedModel, corpus: TokenCorpus, say: Say
+) -> Importance | None:
+    """What the student is cut by, kept in the folder; and where its parts come from, written there."""
+    from potstill.models import on_this_device
+    from potstill.students import Importance
+
+    kept = folder.path / "importance.safetensors"
+    if kept.exists():
+        found = Importance.load(kept)
+    else:
+        if recipe.student.kind == "prune":
+            say("measuring what matters in the teacher")
+        found = build_importance(recipe.student, on_this_device(model), corpus, recipe.training.length)
+        if found is not None and folder.is_written_here:
+            found.save(kept)
+    if not (folder.path / "lineage.json").exists():
+        lineage = build_student(recipe.student, model, found)[1]
+        if lineage is not None:
+            folder.write_json("lineage.json", asdict(lineage))
+    return found
 
 
 def _text(recipe: Recipe, corpus: TokenCorpus) -> tuple[PackedBatches, TokenCorpus]:

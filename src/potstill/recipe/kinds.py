@@ -106,7 +106,42 @@ class FreshStudent(Table):
     """Of the random weights."""
 
 
-StudentTable = Annotated[CopiedStudent | ModelStudent | FreshStudent, Field(discriminator="kind")]
+class PrunedStudent(Table):
+    """The student begins as its teacher's most important layers, neurons, heads and channels (Minitron)."""
+
+    kind: Literal["prune"]
+    """prune: begin as the most important parts of the teacher."""
+    to: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """The share to keep of the parameters that are not embeddings: channels and neurons get narrower evenly, after what else is cut."""
+    layers: Layers | None = None
+    """How many layers stay, or which of the teacher's, counted from 0."""
+    choose: Literal["run", "one_by_one", "perplexity", "even", "first_last"] | None = None
+    """Which layers when `layers` is a number: all but the run that matters least (the default), but the least important ones, ..."""
+    ffn: Annotated[int, Field(ge=1)] | None = None
+    """Neurons of a feed-forward layer."""
+    heads: Annotated[int, Field(ge=1)] | None = None
+    """Query heads; a multiple of the key-value heads."""
+    kv_heads: Annotated[int, Field(ge=1)] | None = None
+    """Key-value heads, each the mean of those it stands for; a divisor of the teacher's."""
+    hidden: Annotated[int, Field(ge=1)] | None = None
+    """Channels."""
+    tokens: Annotated[int, Field(ge=1)] = 50_000
+    """How much of the text to learn from is looked at for what matters."""
+    importance: Text | None = None
+    """Scores of an earlier run of the same teacher (importance.safetensors); left out: measured."""
+
+    @model_validator(mode="after")
+    def _cut_something(self) -> PrunedStudent:
+        if all(getattr(self, name) is None for name in ("to", "layers", "ffn", "heads", "kv_heads", "hidden")):
+            raise mistake("nothing is to be cut: say `to` = 0.6, or `layers`, `ffn`, `heads`, `kv_heads`, `hidden`")
+        if self.choose is not None and not isinstance(self.layers, int):
+            raise mistake(
+                f"`choose` = {self.choose!r} says which of a number of layers stay, and `layers` is no number: give one"
+            )
+        return self
+
+
+StudentTable = Annotated[CopiedStudent | PrunedStudent | ModelStudent | FreshStudent, Field(discriminator="kind")]
 
 
 class ForwardKLTable(Table):

@@ -72,7 +72,7 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
 
     say(f"loading {recipe.teacher.model}")
     model = load_model(recipe.teacher.model)
-    size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model))
+    size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model)[0])
     length = recipe.training.length
     check_context(model, length)
     check_head(model)

@@ -9,8 +9,10 @@ page.py          the nouns: Page, Card, Table, Chart, IntervalChart
 distillation.py  the page of a distillation run: from its scores and steps to a Page
 html.py          the page as HTML; page.css is its look
 charts.py        charts as SVG in the page's own colours (matplotlib)
+heat_map.py      importance scores as a picture (PNG)
 """
 
+from potstill.reports.heat_map import draw_importance
 from potstill.reports.html import render, write_report
 from potstill.reports.page import (
     Card,
@@ -36,6 +38,7 @@ __all__ = [
     "Page",
     "Row",
     "Table",
+    "draw_importance",
     "number_cell",
     "render",
     "share_cell",

@@ -32,7 +32,7 @@ from potstill.training import Step
 _RECIPE, _IDENTITY, _LOCK = "recipe.toml", "identity.json", ".lock"
 # Stored soft labels may be there before the run is.
 _LABELS = "soft_labels"
-_PREPARED = ("tokens", "dtype.json", "manifest.json")
+_PREPARED = ("tokens", "importance.safetensors", "lineage.json", "dtype.json", "manifest.json")
 # Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
 _LOCKS: dict[Path, int] = {}
 STUDENT = "distilled"

@@ -120,9 +120,9 @@ class Store:
         }
         match self.manifest.codec:
             case Sampled() as codec:
-                return _sparse(codec.decode(streams, self.tokens_of_rank).take(order), temperature)
+                return _sparse(codec.decode(streams, self.tokens_of_rank), order, temperature)
             case TopK() as codec:
-                return _sparse(codec.decode(streams, self.tokens_of_rank, temperature).take(order), temperature)
+                return _sparse(codec.decode(streams, self.tokens_of_rank, temperature), order, temperature)
             case Hidden() as codec:
                 rows = codec.decode(streams)[order]
             case Dense() as codec:
@@ -191,8 +191,14 @@ def _sortable(keys: NDArray[np.uint8]) -> NDArray:
     return np.array([key.tobytes().hex() for key in keys], dtype="S32")
 
 
-def _sparse(labels: Ragged, temperature: float) -> SparseTargets:
-    offsets = torch.from_numpy(np.concatenate([[0], np.cumsum(labels.counts)]))
-    rest = None if labels.rest is None else torch.from_numpy(labels.rest)
-    ids, probs = torch.from_numpy(labels.ids), torch.from_numpy(labels.probs)
-    return SparseTargets.from_ragged(ids, probs, offsets, rest, temperature)
+def _sparse(labels: Ragged, order: NDArray[np.int64], temperature: float) -> SparseTargets:
+    """These predictions, in this order, each in as many slots as the longest of them needs."""
+    counts = labels.counts[order]
+    starts = (np.cumsum(labels.counts) - labels.counts)[order]
+    slots = np.arange(counts.max(initial=0))
+    is_used = slots < counts[:, None]
+    places = np.minimum(starts[:, None] + slots, max(len(labels.ids) - 1, 0))
+    ids = np.where(is_used, labels.ids[places], -1)
+    probs = np.where(is_used, labels.probs[places], np.float32(0))
+    rest = None if labels.rest is None else torch.from_numpy(labels.rest[order])
+    return SparseTargets(torch.from_numpy(ids), torch.from_numpy(probs), rest, temperature)

@@ -6,38 +6,59 @@
 Each student is built from its own configuration, so plain `from_pretrained` reloads what `save_pretrained` writes, and
 `generate` has a cache of the right size. The teacher is never changed.
 
-    copy_layers.py  copy_layers, evenly_spaced, first_and_last   some of the teacher's layers and all the rest of it
-    prune.py        prune, Shape, least_influential, without_block   the most important layers, neurons, heads, channels
+    copy_layers.py  copy_layers                        some of the teacher's layers and all the rest of it
+    choices.py      choose_layers                      which: at even distances, from the ends, by importance one by one or as a run
+    prune.py        prune, Shape                       the most important layers, neurons, heads, channels
     importance.py   measure_importance -> Importance   how much each of them matters
-    shapes.py       shape_of_share, sizes_of   which shape has so many parameters
+    shapes.py       shape_of_size, largest_shape, sizes_of   which shape is so small, or so fast
     anatomy.py      axis_of -> Axis   where neurons, heads and channels lie in the weights of any architecture
     fresh.py        fresh                                        random weights in a smaller shape
     configs.py      changed_config                               one configuration from another, per-layer lists included
 """
 
 from potstill.students.anatomy import Axis, AxisName, axis_of
-from potstill.students.copy_layers import copy_layers, evenly_spaced, first_and_last
+from potstill.students.choices import (
+    BY_IMPORTANCE,
+    LayerChoice,
+    choose_layers,
+    evenly_spaced,
+    first_and_last,
+    least_influential,
+    least_missed,
+    without_block,
+)
+from potstill.students.copy_layers import copy_layers
 from potstill.students.fresh import fresh
-from potstill.students.importance import Importance, cuttable_axes, measure_importance
-from potstill.students.prune import Shape, least_influential, prune, without_block
-from potstill.students.shapes import Sizes, shape_of_share, sizes_of
+from potstill.students.importance import Importance, cuttable_axes, measure_importance, with_losses
+from potstill.students.prune import Shape, prune
+from potstill.students.shapes import NON_EMBEDDING, TOTAL, Sizes, largest_shape, shape_of_share, shape_of_size, shaped, sizes_of
 
 __all__ = [
+    "BY_IMPORTANCE",
+    "NON_EMBEDDING",
+    "TOTAL",
     "Axis",
     "AxisName",
     "Importance",
+    "LayerChoice",
     "Shape",
     "Sizes",
     "axis_of",
+    "choose_layers",
     "copy_layers",
     "cuttable_axes",
     "evenly_spaced",
     "first_and_last",
     "fresh",
+    "largest_shape",
     "least_influential",
+    "least_missed",
     "measure_importance",
     "prune",
     "shape_of_share",
+    "shape_of_size",
+    "shaped",
     "sizes_of",
+    "with_losses",
     "without_block",
 ]

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -26,7 +26,11 @@ AxisName = Literal["ffn", "heads", "hidden"]
 AXES: tuple[AxisName, ...] = ("ffn", "heads", "hidden")
 _FFN = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim", "ffn_hidden_size", "ffn_size")
 _TOLERANCE = {"ffn": 1e-4, "heads": 1e-4, "hidden": 1e-3}
-_PROBE_TOKENS, _PROBE_LAYERS = 24, 2
+_PROBE_TOKENS, _PROBE_LAYERS, _PROBE_VOCABULARY = 24, 2, 64
+
+
+# (class, configuration, axis) -> what was found: looking takes seconds.
+_FOUND: dict[tuple[type, str, str], Axis | ModelError] = {}
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,20 @@ class Axis:
 
 
 def axis_of(model: PreTrainedModel, name: AxisName) -> Axis:
-    """Where an axis lies in this architecture. ModelError where it can't be cut, and why."""
+    """Where an axis lies in this architecture; looked for once. ModelError where it can't be cut, and why."""
+    key = (type(model), model.config.to_json_string(), name)
+    if key not in _FOUND:
+        try:
+            _FOUND[key] = _found(model, name)
+        except ModelError as error:
+            _FOUND[key] = error
+    found = _FOUND[key]
+    if isinstance(found, ModelError):
+        raise ModelError(str(found))
+    return found
+
+
+def _found(model: PreTrainedModel, name: AxisName) -> Axis:
     settings = settings_of(model.config, name)
     found = next(filter(None, (_by_shapes(type(model), model.config, name, setting) for setting in settings)), None)
     if found is None:
@@ -238,31 +255,45 @@ def _disagreement(kind: type[PreTrainedModel], config: PreTrainedConfig, axis: A
                 mask = torch.zeros(state[name].shape[one.dim], dtype=torch.bool)
                 mask[one.places(kept, axis.size, len(mask))] = True
                 state[name].index_fill_(one.dim, (~mask).nonzero().flatten(), 0.0)
-        tokens = torch.arange(_PROBE_TOKENS).remainder(parent.config.vocab_size - 3).add(3)[None]
-        one, other = (model(input_ids=tokens)[0].float() for model in (parent, child))
-    return ((one - other).abs().max() / one.abs().max().clamp_min(1e-30)).item()
+    return answers_apart(parent, child)
 
 
 def _probes(
     kind: type[PreTrainedModel], config: PreTrainedConfig, axis: Axis
 ) -> tuple[PreTrainedModel, PreTrainedConfig]:
     """(a random model of few layers and tokens and the full width, the configuration of the narrower one)."""
-    layers = range(min(_PROBE_LAYERS, config.num_hidden_layers))
+    whole = small(config, axis.changes(config, axis.size))
+    return noisy(kind, whole), small(config, axis.changes(config, len(_some_kept(axis))))
+
+
+def small(config: PreTrainedConfig, changes: Mapping[str, ConfigValue]) -> PreTrainedConfig:
+    """The same with few layers and tokens, of the full width; for looking."""
     tokens = {
         name: (0 if isinstance(value, int) else None)
         for name, value in config.to_dict().items()
         if name.endswith("token_id") and not isinstance(value, dict)
     }
-    small = {**tokens, "vocab_size": 64}
-    whole = changed_config(config, layers, {**axis.changes(config, axis.size), **small})
-    narrow = changed_config(config, layers, {**axis.changes(config, len(_some_kept(axis))), **small})
+    layers = range(min(_PROBE_LAYERS, config.num_hidden_layers))
+    return changed_config(config, layers, {**changes, **tokens, "vocab_size": _PROBE_VOCABULARY})
+
+
+def noisy(kind: Any, config: PreTrainedConfig) -> PreTrainedModel:
+    """A random model in which every weight says something; the same each time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        parent = kind._from_config(whole, dtype=torch.float32).eval()
+        model = kind._from_config(config, dtype=torch.float32).eval()
         with torch.no_grad():
-            for weight in parent.parameters():
+            for weight in model.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.3 if weight.ndim == 1 else 1.5 / min(weight.shape) ** 0.5)
-    return parent, narrow
+    return model
+
+
+def answers_apart(one: PreTrainedModel, other: PreTrainedModel) -> float:
+    """How far two small models' answers are apart, over their size."""
+    tokens = torch.arange(_PROBE_TOKENS).remainder(_PROBE_VOCABULARY - 3).add(3)[None]
+    with torch.no_grad():
+        first, second = (model(input_ids=tokens)[0].float() for model in (one, other))
+    return ((first - second).abs().max() / first.abs().max().clamp_min(1e-30)).item()
 
 
 def _some_kept(axis: Axis) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
+from potstill.models.layers import layers_path
 from potstill.students.configs import changed_config
 from potstill.types import Lineage
 
@@ -18,23 +20,6 @@ from potstill.types import Lineage
 _PLACE = {"layer_idx", "layer_id"}
 # Ways of transformers to remember that weights were drawn.
 _BOOKKEEPING = {"training", "_is_hf_initialized"}
-
-
-def evenly_spaced(num_teacher_layers: int, num_student_layers: int) -> tuple[int, ...]:
-    """Teacher layers at even distances, the first and the last among them: (6, 3) gives (0, 3, 5). One layer is the first."""
-    _check_count(num_teacher_layers, num_student_layers)
-    if num_student_layers == 1:
-        return (0,)
-    gaps = num_student_layers - 1
-    return tuple((2 * i * (num_teacher_layers - 1) + gaps) // (2 * gaps) for i in range(num_student_layers))
-
-
-def first_and_last(num_teacher_layers: int, num_student_layers: int) -> tuple[int, ...]:
-    """Teacher layers from both ends, the middle ones left out, one more from the front if odd: (6, 3) gives (0, 1, 5)."""
-    _check_count(num_teacher_layers, num_student_layers)
-    num_last = num_student_layers // 2
-    front = range(num_student_layers - num_last)
-    return (*front, *range(num_teacher_layers - num_last, num_teacher_layers))
 
 
 def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> tuple[PreTrainedModel, Lineage]:
@@ -50,36 +35,13 @@ def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> tuple[PreTra
         raise ModelError(f"the teacher has layers 0 to {num_layers - 1}, found {list(layers)}: choose among these")
     config = changed_config(teacher.config, layers, {})
     with torch.random.fork_rng():  # the weights drawn here are overwritten: nobody's random numbers may depend on them
-        student = AutoModelForCausalLM.from_config(config, dtype=teacher.dtype)
+        kind: Any = type(teacher)
+        student = kind._from_config(config, dtype=teacher.dtype)
     check_same_parts(teacher, student, path, layers)
     student.load_state_dict(dict(_copied_weights(teacher, path, layers)))
     student.generation_config = deepcopy(teacher.generation_config)
     student.train(teacher.training)
     return student.to(teacher.device), Lineage(tuple(layers), source=teacher.name_or_path or type(teacher).__name__)
-
-
-def _check_count(num_teacher_layers: int, num_student_layers: int) -> None:
-    if not 0 < num_student_layers <= num_teacher_layers:
-        raise ModelError(
-            f"a student of {num_student_layers} layers can't be copied from a teacher of {num_teacher_layers}: "
-            f"choose 1 to {num_teacher_layers}"
-        )
-
-
-def layers_path(model: PreTrainedModel) -> str:
-    """The name of the list of layers: the outermost list with as many entries as the configuration says layers."""
-    num_layers = model.config.num_hidden_layers
-    paths: list[str] = []
-    for name, module in model.named_modules():
-        is_inside = any(name.startswith(f"{path}.") for path in paths)
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers and not is_inside:
-            paths.append(name)
-    if len(paths) != 1:
-        raise ModelError(
-            f"{type(model).__name__} has {len(paths)} lists of {num_layers} layers ({', '.join(paths) or 'none'}) where "
-            "one is needed: copy layers of a plain decoder, or start the student from a path"
-        )
-    return paths[0]
 
 
 def _copied_weights(teacher: PreTrainedModel, path: str, layers: Sequence[int]) -> Iterator[tuple[str, Tensor]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +24,11 @@ from transformers.pytorch_utils import Conv1D
 
 from potstill.data import TokenCorpus, check_learnable, ordered_batches
 from potstill.errors import ModelError
+from potstill.losses import HARD_LABELS, linear_loss
 from potstill.models import hidden_states
 from potstill.models.forward import device_of, evaluating
+from potstill.models.layers import layers_of, without_layer
 from potstill.students.anatomy import AXES, Axis, AxisName, axis_of, layer_of, norms_over
-from potstill.students.copy_layers import layers_path
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Importance:
     hidden     [channels], summed over the norms of all layers
     turns      [layers + 1, layers + 1]: mean of 1 - cos of the hidden states before layer i and before layer j (behind all for the last)
     sequences  [1]: how many were read
+    losses     [layers]: how much the loss rises without each layer, nats a token; none where it wasn't measured (a pass a layer)
     """
 
     ffn: NDArray[np.float64]
@@ -46,11 +48,19 @@ class Importance:
     hidden: NDArray[np.float64]
     turns: NDArray[np.float64]
     sequences: NDArray[np.int64]
+    losses: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def block_influence(self) -> NDArray[np.float64]:
         """[layers]: how much each layer turns the hidden state (ShortGPT, Men et al. 2024, equation 1)."""
         return self.turns.diagonal(1)
+
+    @classmethod
+    def unmeasured(cls, model: PreTrainedModel) -> Importance:
+        """No scores: what is cut by these keeps the first of everything. For shapes, not for students."""
+        layers, nothing = model.config.num_hidden_layers, np.zeros(0)
+        turns = np.zeros((layers + 1, layers + 1))
+        return cls(nothing, nothing, nothing, turns, np.zeros(1, np.int64), np.zeros(layers))
 
     def save(self, path: Path) -> None:
         """As safetensors."""
@@ -86,7 +96,7 @@ def measure_importance(model: PreTrainedModel, corpus: TokenCorpus, *, length: i
     with evaluating(model), ExitStack() as hooks:
         for name, module, at_input in _places(model, axes):
             hooks.enter_context(_Hook(module, at_input, lambda x, name=name: add(name, rows_of(x))))
-        layers = list(model.get_submodule(layers_path(model)).children())
+        layers = layers_of(model)
         for layer in layers:
             hooks.enter_context(_Hook(layer, True, lambda x: taken.append(rows_of(x))))
         hooks.enter_context(_Hook(layers[-1], False, lambda x: taken.append(rows_of(x))))
@@ -103,6 +113,32 @@ def measure_importance(model: PreTrainedModel, corpus: TokenCorpus, *, length: i
     return _scores(
         model, axes, {name: one.sqrt().cpu().numpy() for name, one in sums.items()}, 1 - turns / positions, sequences
     )
+
+
+def with_losses(
+    importance: Importance, model: PreTrainedModel, corpus: TokenCorpus, *, length: int, rows: int = 4
+) -> Importance:
+    """The same scores, and how much the loss rises without each layer: as many passes as there are layers, and one more."""
+    layers = layers_of(model)
+    with evaluating(model):
+        whole = _loss(model, corpus, length, rows)
+        rises = []
+        for layer in layers:
+            with without_layer(layer):
+                rises.append(_loss(model, corpus, length, rows) - whole)
+    return replace(importance, losses=np.array(rises))
+
+
+def _loss(model: PreTrainedModel, corpus: TokenCorpus, length: int, rows: int) -> float:
+    """Nats a token."""
+    total, weight = 0.0, 0.0
+    for batch in ordered_batches(corpus, length=length, rows=rows):
+        batch = batch.to(device_of(model))
+        states = hidden_states(model, batch)
+        tokens, weights = batch.targets[batch.counted], batch.weights[batch.counted]
+        loss = linear_loss(states, None, tokens, weights, HARD_LABELS)
+        total, weight = total + float(loss.total), weight + float(loss.weight)
+    return total / weight
 
 
 def cuttable_axes(model: PreTrainedModel) -> Iterator[tuple[AxisName, Axis]]:

@@ -15,21 +15,24 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
+from potstill.models.layers import layers_path
 from potstill.students.anatomy import Axis, AxisName, axis_of, layer_of, rescale_, sliced, without_memory
 from potstill.students.configs import changed_config
-from potstill.students.copy_layers import check_same_parts, layers_path
+from potstill.students.copy_layers import check_same_parts
 from potstill.students.importance import Importance
+from potstill.students.merging import merge_key_value_heads
 from potstill.types import Lineage
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a student has: `layers` are the teacher's, in order; None = as many as the teacher."""
+    """What a student has: `layers` are the teacher's, in order; None = as many as the teacher. `heads` are query heads."""
 
     layers: tuple[int, ...] | None = None
     ffn: int | None = None
     heads: int | None = None
     hidden: int | None = None
+    kv_heads: int | None = None
 
 
 def prune(teacher: PreTrainedModel, shape: Shape, importance: Importance) -> tuple[PreTrainedModel, Lineage]:
@@ -38,6 +41,9 @@ def prune(teacher: PreTrainedModel, shape: Shape, importance: Importance) -> tup
     It is built from its own configuration, so plain `from_pretrained` reloads it, and has the teacher's dtype and device. With the
     parts cut at zero, the teacher would say the same. Raises ModelError for a shape that this architecture can't have, and says why.
     """
+    source = teacher.name_or_path or type(teacher).__name__
+    if shape.kv_heads is not None:
+        teacher = merge_key_value_heads(teacher, shape.kv_heads)
     layers = shape.layers if shape.layers is not None else tuple(range(teacher.config.num_hidden_layers))
     path = layers_path(teacher)
     if not layers or not all(0 <= layer < teacher.config.num_hidden_layers for layer in layers):
@@ -65,24 +71,7 @@ def prune(teacher: PreTrainedModel, shape: Shape, importance: Importance) -> tup
         rescale_(student.state_dict(), student, *axes["hidden"])
     student.generation_config = deepcopy(teacher.generation_config)
     student.train(teacher.training)
-    return student.to(teacher.device), Lineage(tuple(layers), source=teacher.name_or_path or type(teacher).__name__)
-
-
-def least_influential(importance: Importance, count: int) -> tuple[int, ...]:
-    """The layers that are left when the `count` that turn the hidden state least are gone, wherever they are."""
-    order = np.argsort(importance.block_influence, kind="stable")
-    return tuple(sorted(order[count:].tolist()))
-
-
-def without_block(importance: Importance, count: int) -> tuple[int, ...]:
-    """The layers that are left when the run of `count` that turns the hidden state least is gone (Gromov et al. 2024); the last layer
-    stays: for deep cuts a run is better than the worst layers one by one (Sreenivas et al. 2024)."""
-    layers = len(importance.turns) - 1
-    if not 0 <= count < layers:
-        raise ModelError(f"{count} of {layers} layers can't be left out: choose 0 to {layers - 1}")
-    starts = range(layers - count) if count < layers - 1 else range(1)
-    first = min(starts, key=lambda start: importance.turns[start, start + count])
-    return (*range(first), *range(first + count, layers))
+    return student.to(teacher.device), Lineage(tuple(layers), source)
 
 
 def _wanted(teacher: PreTrainedModel, shape: Shape) -> list[tuple[Axis, int]]:
@@ -105,6 +94,8 @@ def _wanted(teacher: PreTrainedModel, shape: Shape) -> list[tuple[Axis, int]]:
 def _kept(axis: Axis, size: int, importance: Importance) -> Tensor:
     """Indices kept, ascending: [layers, size], or [size] of the channels, which all layers share."""
     scores = torch.from_numpy(np.array(getattr(importance, axis.name)))
+    if not importance.sequences[0]:
+        scores = -torch.arange(axis.size, dtype=torch.float64)
     if scores.shape[-1:] != (axis.size,):
         raise ModelError(
             f"the importance scores are of another model: {list(scores.shape)} for {axis.size} {axis.name}"

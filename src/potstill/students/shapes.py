@@ -1,10 +1,12 @@
-"""Which shape has so many parameters: counted without memory, cut evenly."""
+"""Which shape is so small: counted without memory, or tried; cut evenly."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from transformers import PreTrainedModel
 
@@ -44,6 +46,8 @@ def shaped(model: PreTrainedModel, shape: Shape, axes: dict[AxisName, Axis]) -> 
         if size is not None
         for name, value in axes[axis].changes(model.config, size).items()
     }
+    if shape.kv_heads is not None:
+        changes["num_key_value_heads"] = shape.kv_heads
     try:
         config = changed_config(model.config, layers, changes)
     except (ValueError, TypeError) as error:
@@ -51,21 +55,34 @@ def shaped(model: PreTrainedModel, shape: Shape, axes: dict[AxisName, Axis]) -> 
     return without_memory(type(model), config)
 
 
+Count = Callable[[Size], int]
+# What a budget is of.
+NON_EMBEDDING: Count = lambda size: size.non_embedding  # noqa: E731
+TOTAL: Count = lambda size: size.total  # noqa: E731
+
+
 def shape_of_share(
     model: PreTrainedModel, axes: dict[AxisName, Axis], share: float, *, start: Shape | None = None
 ) -> Shape:
-    """The shape with at most this share of the parameters that are not embeddings, cut evenly from `start`.
+    """The shape with at most this share of the parameters that are not embeddings: see `shape_of_size`."""
+    return shape_of_size(model, axes, share * size_of(model).non_embedding, NON_EMBEDDING, start=start)
+
+
+def shape_of_size(
+    model: PreTrainedModel, axes: dict[AxisName, Axis], budget: float, of: Count = TOTAL, *, start: Shape | None = None
+) -> Shape:
+    """The shape with at most so many parameters, cut evenly from `start`.
 
     Channels and neurons get narrower by about the same factor (Minitron: width before depth, attention last); where an architecture
     can't say fewer channels, neurons alone do. ModelError where that isn't enough.
     """
     start = start or Shape()
-    budget = share * size_of(model).non_embedding
 
+    @lru_cache(maxsize=None)
     def count(shape: Shape) -> int:
-        return size_of(shaped(model, shape, axes)).non_embedding
+        return of(size_of(shaped(model, shape, axes)))
 
-    if count(start) <= budget:
+    if (there := count(start)) <= budget:
         return start
     if "ffn" not in axes:
         raise ModelError(f"the feed-forward layers of {model.config.model_type} can't be cut: choose layers (--layers)")
@@ -75,9 +92,31 @@ def shape_of_share(
             candidates.append((abs(math.log(ffn / axes["ffn"].size / narrower)), replace(shape, ffn=ffn)))
     if not candidates:
         raise ModelError(
-            f"no {model.config.model_type} of {share:.0%} can be had by narrower layers alone: cut layers as well (--layers), or less"
+            f"no {model.config.model_type} with {budget / there:.0%} of these parameters can be had by narrower layers alone: cut layers "
+            "as well (--layers), or less"
         )
     return min(candidates, key=lambda one: one[0])[1]
+
+
+def largest_shape(
+    model: PreTrainedModel, axes: dict[AxisName, Axis], fits: Callable[[Shape], bool], *, start: Shape | None = None
+) -> Shape:
+    """The largest evenly cut shape that fits, in steps of a twentieth: for what must be tried, as latency (some five tries).
+
+    Smaller shapes are taken to fit where a larger one does. ModelError where none does.
+    """
+    shapes = []
+    for twentieths in range(1, 20):
+        try:
+            shapes.append(shape_of_share(model, axes, twentieths / 20, start=start))
+        except ModelError:
+            continue  # narrower than can be had
+    fitting = bisect_left(shapes, True, key=lambda shape: not fits(shape))
+    if not fitting:
+        raise ModelError(
+            f"no narrower {model.config.model_type} is as fast as that: cut layers as well (--layers), or ask for less"
+        )
+    return shapes[fitting - 1]
 
 
 def _hidden_sizes(model: PreTrainedModel, axes: dict[AxisName, Axis], start: Shape) -> Iterator[tuple[Shape, float]]:

@@ -1,0 +1,197 @@
+"""A ladder of students cut from one teacher: in width and in depth, distilled and on hard labels, beside ones that begin at random.
+
+    make real-models
+    .venv/bin/python benchmarks/prune_ladder.py --text path/to/texts                        (SmolLM2-135M, hours; resumes)
+    .venv/bin/python benchmarks/prune_ladder.py --teacher pocket --text standard-library --tokens 1000000 --seeds 3
+
+Width: `potstill prune --to` (channels and neurons, Minitron); depth: a run of layers by what the hidden state turns in it, or the least
+turning layers one by one. All students read the same tokens in the same order; soft labels come from potstill's store (`sampled`,
+tau 0.05), made once. Scores are on held-out documents, differences paired by document. SmolLM2's text here: the Linux kernel's
+documentation (Debian package linux-doc-6.1, its .rst.txt files, 4 to 40 kB each, GPL-2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from smollm2 import smollm2
+from store import manifest_of
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from potstill.data import PackedBatches, TokenCorpus, read_documents, tokenize
+from potstill.evaluation import Measurement, measure
+from potstill.losses import ForwardKL, SoftLabelLoss
+from potstill.models import head_of, load_model, load_tokenizer
+from potstill.soft_labels import Sampled, Store, begin_store, label
+from potstill.students import (
+    Importance,
+    Shape,
+    cuttable_axes,
+    least_influential,
+    measure_importance,
+    prune,
+    shape_of_share,
+    sizes_of,
+    without_block,
+)
+from potstill.teachers import LiveTeacher, RememberingTeacher, StoredTeacher
+from potstill.training import Cosine, TrainingSettings, train
+
+HERE = Path(__file__).parent
+LENGTH = 512
+SHARES = (0.60, 0.75, 0.45)
+SOFT, HARD = SoftLabelLoss(ForwardKL()), SoftLabelLoss(ForwardKL(), alpha=0.0)
+HALF = SoftLabelLoss(ForwardKL(), alpha=0.5)
+MEASURES = {"distilled": SOFT, "hard labels": HARD, "half and half": HALF}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`cut` of the student, the share it keeps, and how it learns ("untouched": not at all)."""
+
+    cut: str
+    share: float
+    by: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.cut} {self.share:.0%}, {self.by}"
+
+
+def arms() -> Iterator[Arm]:
+    """The ones that say most first."""
+    for share in SHARES:
+        for cut in ("width", "depth, a run"):
+            for by in ("untouched", "distilled", "hard labels"):
+                yield Arm(cut, share, by)
+        if share == SHARES[0]:
+            for by in ("distilled", "hard labels"):
+                yield Arm("width, random", share, by)
+            yield Arm("depth, one by one", share, "untouched")
+            yield Arm("depth, one by one", share, "distilled")
+            yield Arm("width", share, "half and half")
+
+
+def corpora(source: str, tokenizer, tokens: int, held_out: int) -> tuple[TokenCorpus, TokenCorpus]:
+    """(to learn from, held out): beginnings of documents, so that both have many of them; in an order of their own."""
+    documents = [one for one in read_documents(source) if 2_000 < len(one.text) < 40_000]
+    order = np.random.default_rng(0).permutation(len(documents))
+    ends = np.cumsum([min(len(documents[index].text), 10_000) for index in order])
+    some = [documents[index] for index in order[: 1 + int(np.searchsorted(ends, 4.5 * (tokens + 12 * held_out)))]]
+    corpus = tokenize(some, tokenizer)
+    found = []
+    for split, most in (("train", tokens), ("held_out", held_out)):
+        part = corpus.part(split, held_out=0.10, search=0.05)
+        part = part.beginnings(4 * LENGTH if split == "train" else LENGTH, range(len(part)))
+        found.append(part.select([d for d in range(len(part)) if part.offsets[d] < most]))
+    return found[0], found[1]
+
+
+def labels_of(teacher: LiveTeacher, learn: TokenCorpus, folder: Path) -> Store:
+    begin_store(folder, manifest_of(Sampled(0.05), teacher), learn, head_of(teacher.model))
+    for state in label(teacher, learn, folder):
+        print(f"labelling: {state}"[:120], flush=True)
+    return Store(folder)
+
+
+def shape_of(arm: Arm, teacher: PreTrainedModel, importance: Importance) -> Shape:
+    layers = teacher.config.num_hidden_layers
+    gone = layers - round(arm.share * layers)
+    if arm.cut.startswith("width"):
+        return shape_of_share(teacher, dict(cuttable_axes(teacher)), arm.share)
+    return Shape(layers=(least_influential if arm.cut.endswith("one by one") else without_block)(importance, gone))
+
+
+def student_of(arm: Arm, teacher: PreTrainedModel, importance: Importance, seed: int) -> PreTrainedModel:
+    shape = shape_of(arm, teacher, importance)
+    student, _ = prune(teacher, shape, importance)
+    if arm.cut.endswith("random"):
+        torch.manual_seed(seed)
+        student = AutoModelForCausalLM.from_config(student.config, dtype=torch.float32)
+    return student.requires_grad_(True)
+
+
+def learned(
+    arm: Arm, seed: int, student: PreTrainedModel, marker: StoredTeacher, learn: TokenCorpus, wanted: argparse.Namespace
+) -> float:
+    """Trains the student; seconds."""
+    rate = wanted.random_rate if arm.cut.endswith("random") else wanted.rate
+    steps = learn.num_tokens // (wanted.rows * LENGTH)
+    settings = TrainingSettings(steps=steps, learning_rate=rate, schedule=Cosine(warmup=0.1, floor=0.1), seed=seed)
+    batches = PackedBatches(learn, LENGTH, wanted.rows, seed=seed)
+    began = time.perf_counter()
+    for step in train(student, marker, batches, MEASURES[arm.by], settings):
+        if step.index % max(1, steps // 8) == 0:
+            print(f"  {arm.name}, seed {seed}: step {step.index} of {steps}, loss {step.loss:.3f}", flush=True)
+    return time.perf_counter() - began
+
+
+def kept(found: Measurement) -> dict[str, list[float]]:
+    return {name: getattr(found, name).tolist() for name in ("tokens", "nll", "hits", "kl", "agreements")}
+
+
+def run(wanted: argparse.Namespace, out: Path) -> dict:
+    source = str(smollm2()) if wanted.teacher == "smollm2" else wanted.teacher
+    tokenizer, model = load_tokenizer(source), load_model(source)
+    teacher = LiveTeacher(model, size=head_of(model).num_tokens)
+    learn, held_out = corpora(wanted.text, tokenizer, wanted.tokens, wanted.held_out)
+    found = json.loads(out.read_text("utf-8")) if out.exists() else {"arms": {}}
+    beside = RememberingTeacher(teacher)
+    if "teacher" not in found:
+        found["teacher"] = kept(measure(model, held_out, length=LENGTH)) | {"sizes": asdict(sizes_of(model))}
+    scores = out.with_suffix(".safetensors")
+    if not scores.exists():
+        began = time.perf_counter()
+        few = learn.select(range(min(len(learn), 16)))
+        measure_importance(model, few, length=LENGTH).save(scores)
+        found["importance"] = {"seconds": time.perf_counter() - began, "tokens": few.num_tokens}
+    importance = Importance.load(scores)
+    folder = out.with_suffix("")
+    store = Store(folder) if folder.exists() else labels_of(teacher, learn, folder)
+    marker = StoredTeacher(store, learn, tokenizer="", measure=SOFT)
+    found |= {"learn": learn.num_tokens, "documents": len(learn), "held_out": held_out.num_tokens}
+    for seed in range(wanted.seeds):
+        for arm in arms():
+            key = f"{arm.name}/{0 if arm.by == 'untouched' else seed}"
+            if key in found["arms"]:
+                continue
+            student = student_of(arm, model, importance, seed)
+            seconds = 0.0 if arm.by == "untouched" else learned(arm, seed, student, marker, learn, wanted)
+            sums = kept(measure(student, held_out, length=LENGTH, teacher=beside))
+            found["arms"][key] = sums | {"seconds": seconds, "sizes": asdict(sizes_of(student))}
+            out.write_text(json.dumps(found), "utf-8")
+            mean = np.sum(sums["nll"]) / np.sum(sums["tokens"])
+            print(f"{key}: {mean:.3f} nats, accuracy {np.sum(sums['hits']) / np.sum(sums['tokens']):.1%}", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", default="smollm2")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--tokens", type=int, default=130_000)
+    parser.add_argument("--held-out", type=int, default=24_000)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--random-rate", type=float, default=1e-3)
+    wanted = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    out = Path("runs") / f"prune_ladder_{wanted.teacher}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    run(wanted, out)
+
+
+if __name__ == "__main__":
+    main()

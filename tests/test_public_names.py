@@ -14,12 +14,12 @@ import potstill
 # A name added here is a promise, a name removed is a break: both belong in CHANGELOG.md.
 PUBLIC_NAMES = {
     "types": ["Batch", "DenseTargets", "Head", "HiddenStates", "Lineage", "Loss", "Score", "SoftTargets", "SparseTargets", "Teacher"],
-    "data": ["PackedBatches", "TokenCorpus", "read_documents", "tokenize"],
+    "data": ["ClassBatches", "MaskedBatches", "Masking", "PackedBatches", "TokenCorpus", "read_documents", "tokenize"],
     "teachers": ["FakeTeacher", "LiveTeacher", "shared_vocabulary"],
-    "losses": ["AlphaBeta", "ForwardKL", "JensenShannon", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "SoftLabelLoss", "TotalVariation"],
+    "losses": ["AlphaBeta", "ForwardKL", "HiddenLoss", "JensenShannon", "ReverseKL", "SkewForwardKL", "SkewReverseKL", "SoftLabelLoss", "TotalVariation"],
     "models": ["load_model", "load_tokenizer", "save_model"],
-    "students": ["copy_layers", "evenly_spaced", "first_and_last", "fresh"],
-    "training": ["TrainingSettings", "train"],
+    "students": ["Shape", "choose_layers", "copy_layers", "evenly_spaced", "first_and_last", "fresh", "measure_importance", "prune"],
+    "training": ["TrainingSettings", "train", "train_classifier"],
     "evaluation": ["difference", "measure", "retention", "score"],
     "errors": ["DataError", "LossError", "MissingExtraError", "ModelError", "NotFiniteError", "PotstillError", "RecipeError",
                "RunDirectoryError", "VocabularyError"],

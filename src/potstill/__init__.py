@@ -35,11 +35,12 @@ from potstill.errors import (
 )
 
 if TYPE_CHECKING:
-    from potstill.data import PackedBatches, TokenCorpus, read_documents, tokenize
+    from potstill.data import ClassBatches, MaskedBatches, Masking, PackedBatches, TokenCorpus, read_documents, tokenize
     from potstill.evaluation import difference, measure, retention, score
     from potstill.losses import (
         AlphaBeta,
         ForwardKL,
+        HiddenLoss,
         JensenShannon,
         ReverseKL,
         SkewForwardKL,
@@ -48,9 +49,18 @@ if TYPE_CHECKING:
         TotalVariation,
     )
     from potstill.models import load_model, load_tokenizer, save_model
-    from potstill.students import copy_layers, evenly_spaced, first_and_last, fresh
+    from potstill.students import (
+        Shape,
+        choose_layers,
+        copy_layers,
+        evenly_spaced,
+        first_and_last,
+        fresh,
+        measure_importance,
+        prune,
+    )
     from potstill.teachers import FakeTeacher, LiveTeacher, shared_vocabulary
-    from potstill.training import TrainingSettings, train
+    from potstill.training import TrainingSettings, train, train_classifier
     from potstill.types import (
         Batch,
         DenseTargets,
@@ -69,17 +79,21 @@ if TYPE_CHECKING:
 __all__ = [
     "AlphaBeta",
     "Batch",
+    "ClassBatches",
     "DataError",
     "DenseTargets",
     "FakeTeacher",
     "ForwardKL",
     "Head",
+    "HiddenLoss",
     "HiddenStates",
     "JensenShannon",
     "Lineage",
     "LiveTeacher",
     "Loss",
     "LossError",
+    "MaskedBatches",
+    "Masking",
     "MissingExtraError",
     "ModelError",
     "NotFiniteError",
@@ -89,6 +103,7 @@ __all__ = [
     "ReverseKL",
     "RunDirectoryError",
     "Score",
+    "Shape",
     "SkewForwardKL",
     "SkewReverseKL",
     "SoftLabelLoss",
@@ -100,6 +115,7 @@ __all__ = [
     "TrainingSettings",
     "VocabularyError",
     "__version__",
+    "choose_layers",
     "copy_layers",
     "difference",
     "evenly_spaced",
@@ -108,6 +124,8 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "measure",
+    "measure_importance",
+    "prune",
     "read_documents",
     "retention",
     "save_model",
@@ -115,14 +133,16 @@ __all__ = [
     "shared_vocabulary",
     "tokenize",
     "train",
+    "train_classifier",
 ]
 
 _ROOMS = {
-    "data": ("PackedBatches", "TokenCorpus", "read_documents", "tokenize"),
+    "data": ("ClassBatches", "MaskedBatches", "Masking", "PackedBatches", "TokenCorpus", "read_documents", "tokenize"),
     "evaluation": ("difference", "measure", "retention", "score"),
     "losses": (
         "AlphaBeta",
         "ForwardKL",
+        "HiddenLoss",
         "JensenShannon",
         "ReverseKL",
         "SkewForwardKL",
@@ -131,9 +151,18 @@ _ROOMS = {
         "TotalVariation",
     ),
     "models": ("load_model", "load_tokenizer", "save_model"),
-    "students": ("copy_layers", "evenly_spaced", "first_and_last", "fresh"),
+    "students": (
+        "Shape",
+        "choose_layers",
+        "copy_layers",
+        "evenly_spaced",
+        "first_and_last",
+        "fresh",
+        "measure_importance",
+        "prune",
+    ),
     "teachers": ("FakeTeacher", "LiveTeacher", "shared_vocabulary"),
-    "training": ("TrainingSettings", "train"),
+    "training": ("TrainingSettings", "train", "train_classifier"),
     "types": (
         "Batch",
         "DenseTargets",

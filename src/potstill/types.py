@@ -8,7 +8,7 @@ no second mask anywhere.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
@@ -49,7 +49,7 @@ class Batch:
 
     def rows(self, start: int, stop: int) -> Batch:
         """The rows [start, stop) alone."""
-        return Batch(*(getattr(self, field.name)[start:stop] for field in fields(self)))
+        return Batch(*(getattr(self, one.name)[start:stop] for one in fields(self)))
 
     def split(self, rows: int) -> Iterator[Batch]:
         """Micro-batches of at most so many rows."""
@@ -58,7 +58,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return Batch(*(getattr(self, one.name).to(device) for one in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,23 @@ class Head:
 
 @dataclass(frozen=True)
 class HiddenStates:
-    """What a forward pass gives: one row of the last hidden state a counted prediction. Logits exist for a chunk at a time."""
+    """What a forward pass gives: one row of the last hidden state a counted prediction. Logits exist for a chunk at a time.
+
+    layers  what some layers put out, by number, at every position that is not padding [positions, channels]
+    """
 
     rows: Float[Tensor, "predictions width"]
     head: Head
+    layers: Mapping[int, Float[Tensor, "positions channels"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DenseTargets:
-    """The teacher's whole distribution, as its hidden states and its head."""
+    """The teacher's whole distribution, as its hidden states and its head; and what some of its layers put out, as in HiddenStates."""
 
     rows: Float[Tensor, "predictions width"]
     head: Head
+    layers: Mapping[int, Float[Tensor, "positions channels"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_the_table():
 
     rows = (row("teacher", 0.5, None), row("hard_labels", 0.25, 0.5))
     assert score_table(rows).splitlines() == [
-        "| model | perplexity | next token right | agrees with teacher | KL to teacher, nats | bits per byte | calibration error "
+        "| model | perplexity | right | agrees with teacher | KL to teacher, nats | bits per byte | calibration error "
         "| accuracy kept |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         "| teacher | 0.50 (0.45 to 0.55) | 50.0% (45.0% to 55.0%) | – | – | 0.500 (0.450 to 0.550) | 0.500 (0.450 to 0.550) | – |",

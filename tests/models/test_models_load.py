@@ -6,10 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_models import CHAT_TEMPLATE, byte_tokenizer, tiny_model
-from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from potstill.errors import MissingExtraError, ModelError
-from potstill.models import load_model, load_tokenizer
+from potstill.models import load_model, load_shape, load_tokenizer
 
 
 @pytest.fixture
@@ -121,15 +128,20 @@ def test_a_damaged_tokenizer_is_refused(folder):
         load_tokenizer(folder)
 
 
-def test_masked_and_translating_models_are_refused(tmp_path):
+def test_what_a_model_was_made_to_predict_decides_its_class_and_the_rest_is_refused(tmp_path):
     small = {"vocab_size": 61, "num_hidden_layers": 1, "intermediate_size": 16}
-    BertForMaskedLM(BertConfig(hidden_size=16, num_attention_heads=2, **small)).save_pretrained(tmp_path / "bert")
+    config = BertConfig(hidden_size=16, num_attention_heads=2, **small)
+    for kind in (BertForMaskedLM, BertForSequenceClassification, BertModel):
+        kind(config).save_pretrained(tmp_path / kind.__name__)
     T5ForConditionalGeneration(T5Config(vocab_size=61, d_model=16, d_ff=16, num_layers=1, num_heads=2)).save_pretrained(
         tmp_path / "t5"
     )
-    with pytest.raises(ModelError, match="no causal language model, but BertForMaskedLM"):
-        load_model(tmp_path / "bert")
-    with pytest.raises(ModelError, match="no causal language model, but T5ForConditionalGeneration"):
+    for kind in (BertForMaskedLM, BertForSequenceClassification):
+        assert type(load_model(tmp_path / kind.__name__)) is kind
+        assert type(load_shape(tmp_path / kind.__name__)) is kind
+    with pytest.raises(ModelError, match="neither a language model nor a text classifier, but BertModel"):
+        load_model(tmp_path / "BertModel")
+    with pytest.raises(ModelError, match="nor a text classifier, but T5ForConditionalGeneration"):
         load_model(tmp_path / "t5")
 
 

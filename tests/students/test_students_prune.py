@@ -272,7 +272,7 @@ def test_layers_that_would_not_be_what_they_were_are_refused_whatever_else_is_cu
 def test_losses_without_each_layer_decide_where_asked():
     teacher = tiny_model("llama", settings=SETTINGS["llama"])
     importance = measure_importance(teacher, CORPUS, length=16)
-    with pytest.raises(ModelError, match="without_layers|loss without a layer"):
+    with pytest.raises(ModelError, match="loss without a layer"):
         choose_layers("perplexity", LAYERS, 2, importance)
     found = with_losses(importance, teacher, CORPUS, length=16)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from potstill.errors import NotFiniteError, RunDirectoryError
-from potstill.losses import HARD_LABELS, ForwardKL, SoftLabelLoss
+from potstill.losses import HARD_LABELS, ForwardKL, HiddenLoss, SoftLabelLoss
 from potstill.models import hidden_states
 from potstill.teachers import FakeTeacher, LiveTeacher
 from potstill.training import Constant, Cosine, Linear, TrainingSettings, self_check, train
@@ -256,3 +256,36 @@ def test_two_processes_give_the_student_of_one(tmp_path: Path):
     for name, tensor in found[1]["student"].items():
         torch.testing.assert_close(found[2]["student"][name], tensor, rtol=1e-5, atol=1e-6)
     assert found[2]["losses"] == pytest.approx(found[1]["losses"], rel=1e-6)
+
+
+@pytest.mark.parametrize("micro_rows", [1, 3])
+def test_hidden_states_change_nothing_about_how_a_step_is_split(micro_rows, new_student, text):
+    hidden = HiddenLoss(((0, 0), (1, 1)), weight=0.3)
+    found = []
+    for rows in (None, micro_rows):
+        student = new_student()
+        teacher = LiveTeacher(new_student(seed=9), size=61, layers=hidden.teacher_layers)
+        settings = TrainingSettings(steps=3, learning_rate=1e-2, micro_rows=rows)
+        found.append((list(train(student, teacher, text, MEASURE, settings, hidden=hidden)), weights_of(student)))
+    (whole, weights), (parts, split) = found
+    for one, other in zip(whole, parts, strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-5)
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+        assert one.parts["hidden"] > 0
+        labels = MEASURE.alpha * one.parts["soft"] + (1 - MEASURE.alpha) * one.parts["hard"]
+        assert one.loss == pytest.approx(labels + 0.3 * one.parts["hidden"], rel=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(split[name], weight, rtol=1e-3, atol=1e-4)
+    assert whole[-1].parts["hidden"] < whole[0].parts["hidden"]
+
+
+def test_a_teacher_that_is_the_student_teaches_nothing_through_hidden_states(new_student, text):
+    student, teacher = new_student(), new_student()
+    before = weights_of(student)
+    marker = LiveTeacher(teacher, size=61, layers=(0, 1))
+    settings = TrainingSettings(steps=1, learning_rate=1e-2)
+    only_soft = SoftLabelLoss(ForwardKL(), alpha=1.0)
+    (step,) = train(student, marker, text, only_soft, settings, hidden=HiddenLoss(((0, 0), (1, 1))))
+    assert step.loss == pytest.approx(0.0, abs=1e-5)
+    assert step.gradient_norm < 1e-4
+    assert before.keys() == weights_of(student).keys()

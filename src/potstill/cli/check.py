@@ -21,9 +21,8 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
     from rich.syntax import Syntax
 
     from potstill.cli.console import new_console
-    from potstill.data import PackedBatches
-    from potstill.models import check_context, faster_dtype, load_shape, size_of
-    from potstill.recipe import build_shape, load_recipe, read_corpus, recipe_toml, shared_tokenizer
+    from potstill.models import check_context, classes_of, faster_dtype, load_shape, size_of, task_of
+    from potstill.recipe import build_batches, build_shape, load_recipe, read_corpus, recipe_toml, shared_tokenizer
     from potstill.runs import check_trackers, estimate
 
     decoded = load_recipe(recipe, sets=sets or [])
@@ -42,9 +41,9 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
     for model in (teacher, student):
         check_context(model, decoded.training.length)
     _, tokenizer = shared_tokenizer(decoded, teacher, student)
-    corpus = read_corpus(decoded.data, tokenizer, most=_ENOUGH_DOCUMENTS)
+    corpus = read_corpus(decoded.data, tokenizer, classes=classes_of(teacher), most=_ENOUGH_DOCUMENTS)
     training = decoded.training
-    report = PackedBatches(corpus, training.length, training.rows, training.seed, training.packing).report
+    report = build_batches(training, task_of(teacher), tokenizer, corpus).report
     more = " (more were not read)" if len(corpus) == _ENOUGH_DOCUMENTS else ""
     console.print(
         f"text     {report.documents:,} documents{more}: {report.tokens:,} tokens, {report.counted_tokens:,} learned from, "

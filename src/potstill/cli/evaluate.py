@@ -36,7 +36,7 @@ def evaluate(
     from potstill.data import read_documents, tokenize
     from potstill.errors import DataError, RunDirectoryError
     from potstill.evaluation.measuring import written_whole
-    from potstill.models import load_tokenizer
+    from potstill.models import classes_of, load_shape, load_tokenizer
     from potstill.runs import score_model
 
     if out is not None and not out.parent.is_dir():
@@ -45,7 +45,8 @@ def evaluate(
         )
     console = new_console()
     tokenizer = load_tokenizer(model)
-    corpus = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer)
+    classes = classes_of(load_shape(model))
+    corpus = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer, classes=classes)
     if held_out < 1:
         corpus = corpus.part("held_out", held_out=held_out)
         if len(corpus) == 0:

@@ -156,7 +156,8 @@ def _times_as_fast(model: PreTrainedModel, shape: Shape) -> float:
     """How many times as many tokens a second a student of that shape writes, whatever its weights: the median of three turns."""
     student, _ = prune(model, shape, Importance.unmeasured(model))
     turns = [(speed(model), speed(student)) for _ in range(3)]
-    return statistics.median(two.decode_tokens_per_second / one.decode_tokens_per_second for one, two in turns)
+    rates = [[one.decode_tokens_per_second or one.prefill_tokens_per_second for one in turn] for turn in turns]
+    return statistics.median(student / teacher for teacher, student in rates)
 
 
 def _layers(wanted: Wanted, model: PreTrainedModel, importance: Importance) -> tuple[int, ...] | None:

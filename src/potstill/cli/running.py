@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from potstill.cli.tables import print_scores
 from potstill.cli.watching import Watching
 from potstill.data import preview
+from potstill.models import task_of
 from potstill.recipe import BuiltJob, Recipe, build_job, recipe_toml
 from potstill.reports import write_report
 from potstill.reports.distillation import distillation_page
@@ -48,9 +49,10 @@ def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
     steps = {model.name: built.folder.steps(model.name) for model in scores.models}
     write_report(distillation_page(recipe.name, scores, steps, recipe_toml(recipe), details), out / "report.html")
     print_scores(scores, console)
-    console.print(
-        f"\nstudent  [bold]{escape(str(out / 'student'))}[/bold]  (loads with AutoModelForCausalLM.from_pretrained)"
+    loader = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}.get(
+        task_of(built.job.teacher.model), "AutoModelForSequenceClassification"
     )
+    console.print(f"\nstudent  [bold]{escape(str(out / 'student'))}[/bold]  (loads with {loader}.from_pretrained)")
     console.print(f"report   [bold]{escape(str(out / 'report.html'))}[/bold]")
     return scores
 

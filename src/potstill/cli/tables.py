@@ -12,7 +12,7 @@ from potstill.types import Score
 
 _COLUMNS = {
     "perplexity": ("perplexity", "{:.2f}"),
-    "accuracy": ("next token", "{:.1%}"),
+    "accuracy": ("right", "{:.1%}"),
     "agreement": ("agrees", "{:.1%}"),
     "kl_to_teacher": ("KL, nats", "{:.3f}"),
 }
@@ -35,9 +35,7 @@ def print_scores(scores: RunScores, console: Console) -> None:
     for model in scores.models:
         kept = model.kept.get("accuracy")
         if model.name in ("distilled", "model") and kept is not None and math.isfinite(kept.value):
-            console.print(
-                f"keeps {kept.value:.1%} of the teacher's next-token accuracy  ({kept.low:.1%} to {kept.high:.1%})"
-            )
+            console.print(f"keeps {kept.value:.1%} of the teacher's accuracy  ({kept.low:.1%} to {kept.high:.1%})")
     for model in scores.models:
         if model.name.startswith("hard_labels"):
             console.print(_verdict(model))
@@ -53,11 +51,10 @@ def _cell(model: ModelScores, metric: str) -> str:
 def _print_sizes(scores: RunScores, console: Console) -> None:
     for name, size in scores.sizes.items():
         speed = scores.speeds.get(name)
-        fast = (
-            f", reads {speed.prefill_tokens_per_second:,.0f} and writes {speed.decode_tokens_per_second:,.0f} tokens/s"
-            if speed
-            else ""
-        )
+        fast = "" if speed is None else f", reads {speed.prefill_tokens_per_second:,.0f}"
+        if speed is not None and speed.decode_tokens_per_second is not None:
+            fast += f" and writes {speed.decode_tokens_per_second:,.0f}"
+        fast += " tokens/s" if fast else ""
         console.print(
             f"{IN_WORDS[name]}: {size.total / 1e6:.2f} M parameters, {size.non_embedding / 1e6:.2f} M of them not embeddings{fast}"
         )

@@ -14,10 +14,14 @@ chat.py              a conversation through the tokenizer's template; only the a
 standard_library.py  the corpus that every machine with Python has
 tokenizing.py        tokenize -> TokenCorpus, flat arrays; bytes a token stands for
 splits.py            train, search, held out: decided by the hash of a document's key
+masking.py           MaskedBatches, Masking: windows with tokens hidden, for masked language models
+classes.py           ClassBatches: labelled texts, one prediction each, for classifiers
+rows.py              padded_rows: texts of several lengths as one batch
 packing.py           PackedBatches, ordered_batches: windows of documents side by side; where the shift happens
 preview.py           what will be learned, coloured
 """
 
+from potstill.data.classes import ClassBatches, check_labelled, classes_in_order
 from potstill.data.documents import (
     Columns,
     Document,
@@ -26,6 +30,7 @@ from potstill.data.documents import (
     documents_of_records,
     read_documents,
 )
+from potstill.data.masking import MaskedBatches, Masking, masked_in_order
 from potstill.data.packing import PackedBatches, PackingReport, ordered_batches
 from potstill.data.preview import preview
 from potstill.data.records import read_records, source_files
@@ -33,17 +38,27 @@ from potstill.data.splits import Split, place_of, split_of
 from potstill.data.standard_library import standard_library_files
 from potstill.data.tokenizing import TokenCorpus, check_learnable, tokenize
 
+# Text to learn from, by step number, for each kind of model.
+TextBatches = PackedBatches | MaskedBatches | ClassBatches
+
 __all__ = [
+    "ClassBatches",
     "Columns",
     "Document",
+    "MaskedBatches",
+    "Masking",
     "PackedBatches",
     "PackingReport",
     "Part",
     "Split",
+    "TextBatches",
     "TokenCorpus",
     "Tokens",
+    "check_labelled",
     "check_learnable",
+    "classes_in_order",
     "documents_of_records",
+    "masked_in_order",
     "ordered_batches",
     "place_of",
     "preview",

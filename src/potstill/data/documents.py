@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,7 @@ class Document:
                cut into windows
     ends       an end-of-text token belongs behind it; is False for a chat, whose template ends its turns itself
     tokens     token ids that somebody has made already: they stay as they are, and there are no parts
+    label      the class it belongs to, where there is one
     """
 
     key: str
@@ -68,6 +69,7 @@ class Document:
     is_sample: bool = False
     ends: bool = True
     tokens: Tokens | None = None
+    label: int | str | None = None
 
     @property
     def text(self) -> str:
@@ -85,6 +87,7 @@ class Columns:
     messages: str = "messages"
     ids: str = "input_ids"
     labels: str = "labels"
+    label: str = "label"
 
 
 def read_documents(
@@ -188,7 +191,7 @@ def documents_of_records(
         elif columns.text in record:
             text = _text_in(record, columns.text, where)
             if text.strip():
-                yield _plain(text)
+                yield replace(_plain(text), label=_label_in(record, columns.label))
         elif columns.ids in record:
             yield _tokenized(record, columns, where)
         else:
@@ -215,6 +218,12 @@ def _tokenized(record: Mapping[str, object], columns: Columns, where: str) -> Do
     tokens = Tokens(tuple(found[0][p] for p in kept), tuple(of_labels[p] != -100 for p in kept))
     digest = hashlib.blake2b(repr(tokens).encode(), digest_size=16).hexdigest()
     return Document(digest, (), is_sample=not all(tokens.counts[1:]), ends=False, tokens=tokens)
+
+
+def _label_in(record: Mapping[str, object], column: str) -> int | str | None:
+    """A name or a whole number; None where there is none, which who needs one refuses."""
+    value = record.get(column)
+    return int(value) if isinstance(value, bool) else value if isinstance(value, int | str) else None
 
 
 def _text_in(record: Mapping[str, object], column: str, where: str) -> str:

@@ -9,17 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from potstill.data.rows import PADDING, shuffled
 from potstill.data.tokenizing import TokenCorpus, check_learnable
 from potstill.errors import DataError
 from potstill.types import Batch
-
-_PADDING = -1
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ class PackedBatches:
     def _row(self, number: int) -> NDArray[np.int64]:
         """The windows of the number-th row that training ever reads."""
         epoch, place = divmod(number, self.rows_per_epoch)
-        row = _shuffled(self.seed, epoch, self.rows_per_epoch)[place]
+        row = shuffled(self.seed, epoch, self.rows_per_epoch)[place]
         return self._packed[1][self._plan[row] : self._plan[row + 1]]
 
     def _batch(self, rows: list[NDArray[np.int64]]) -> Batch:
@@ -187,7 +186,7 @@ def batch_of(corpus: TokenCorpus, windows: Windows, rows: list[NDArray[np.int64]
     """The windows of each row side by side, then padding. The one place where the shift happens."""
     inputs, targets, positions, offsets = (np.zeros((len(rows), width), dtype=np.int64) for _ in range(4))
     weights = np.zeros((len(rows), width), dtype=np.float32)
-    documents = np.full((len(rows), width), _PADDING, dtype=np.int64)
+    documents = np.full((len(rows), width), PADDING, dtype=np.int64)
     for row, members in enumerate(rows):
         place = 0
         for window in members:
@@ -203,8 +202,3 @@ def batch_of(corpus: TokenCorpus, windows: Windows, rows: list[NDArray[np.int64]
             place += size
         positions[row, place:] = np.arange(width - place)
     return Batch(*(torch.from_numpy(array) for array in (inputs, targets, weights, documents, positions, offsets)))
-
-
-@lru_cache(maxsize=4)
-def _shuffled(seed: int, epoch: int, rows: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, 1, epoch]).permutation(rows)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +35,7 @@ class TokenCorpus:
     keys         one a document; it decides the split
     is_sample    bool [documents]: a prompt with its answer, never cut into windows
     token_bytes  uint16 [vocabulary]: how many bytes of text each token stands for
+    labels       int64 [documents]: the class of a labelled text, -1 elsewhere
     """
 
     ids: NDArray[np.uint32]
@@ -43,6 +44,11 @@ class TokenCorpus:
     keys: tuple[str, ...]
     is_sample: NDArray[np.bool_]
     token_bytes: NDArray[np.uint16]
+    labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        if not len(self.labels):
+            object.__setattr__(self, "labels", np.full(len(self.keys), -1, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -82,6 +88,7 @@ class TokenCorpus:
             tuple(self.keys[d] for d in chosen),
             self.is_sample[chosen],
             self.token_bytes,
+            self.labels[chosen],
         )
 
     def part(self, split: Split, *, held_out: float = 0.10, search: float = 0.05) -> TokenCorpus:
@@ -118,16 +125,17 @@ class TokenCorpus:
         return cls(keys=tuple(keys), **arrays)
 
 
-_ARRAYS = tuple(field.name for field in fields(TokenCorpus) if field.name != "keys")
+_ARRAYS = tuple(one.name for one in fields(TokenCorpus) if one.name != "keys")
 
 
 def tokenize(
     documents: Iterable[Document],
     tokenizer: PreTrainedTokenizerBase,
     *,
+    classes: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenCorpus:
-    """Tokenise a corpus; `progress` is told (documents, tokens) now and then.
+    """Tokenise a corpus; `progress` is told (documents, tokens) now and then. With `classes`, each document's label becomes its number.
 
     What the tokenizer itself puts in front (BOS) stays; an end-of-text token goes behind documents that end, if there is one
     and it is not there. Documents that are token ids already stay as they are. The text of a prompt and its completion is
@@ -140,12 +148,14 @@ def tokenize(
     pieces: list[tuple[NDArray[np.uint32], NDArray[np.float32]]] = []
     keys: list[str] = []
     is_sample: list[bool] = []
+    labels: list[int] = []
     num_tokens = 0
     for some in _batched(documents, _DOCUMENTS_AT_ONCE):
         for document, piece in zip(some, _pieces(some, tokenizer), strict=True):
             pieces.append(piece)
             keys.append(document.key)
             is_sample.append(document.is_sample)
+            labels.append(-1 if classes is None else _class_of(document, classes))
             num_tokens += len(piece[0])
         if progress is not None:
             progress(len(keys), num_tokens)
@@ -156,7 +166,22 @@ def tokenize(
         keys=tuple(keys),
         is_sample=np.array(is_sample, dtype=np.bool_),
         token_bytes=bytes_of_tokens(tokenizer),
+        labels=np.array(labels, dtype=np.int64),
     )
+
+
+def _class_of(document: Document, classes: Mapping[str, int]) -> int:
+    """Its number, which a label may be already, or as text."""
+    label = document.label
+    if label is None:
+        return -1
+    if isinstance(label, int) and label in classes.values():
+        return label
+    found = classes.get(str(label))
+    if found is None:
+        known = ", ".join(list(classes)[:8]) + (", ..." if len(classes) > 8 else "")
+        raise DataError(f"the text {document.text[:40]!r} has the label {label!r}, and the model knows {known}")
+    return found
 
 
 def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.uint16]:

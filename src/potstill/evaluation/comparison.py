@@ -19,7 +19,7 @@ COMPARED = ("perplexity", "accuracy", "agreement", "kl_to_teacher")
 # Title, and how a value is written.
 _COLUMNS: Mapping[str, tuple[str, str]] = {
     "perplexity": ("perplexity", "{:.2f}"),
-    "accuracy": ("next token right", "{:.1%}"),
+    "accuracy": ("right", "{:.1%}"),
     "agreement": ("agrees with teacher", "{:.1%}"),
     "kl_to_teacher": ("KL to teacher, nats", "{:.3f}"),
     "bits_per_byte": ("bits per byte", "{:.3f}"),
@@ -48,7 +48,7 @@ def compare(measurements: Mapping[str, Measurement]) -> tuple[ModelScores, ...]:
     for name, found in measurements.items():
         kept, compared = {}, {}
         if teacher is not None and name != "teacher":
-            kept = {metric: retention(found, teacher, metric) for metric in RETAINED}
+            kept = {metric: retention(found, teacher, metric) for metric in _measured((found, teacher), RETAINED)}
         if distilled is not None and name not in ("teacher", "distilled"):
             both = _measured((found, distilled), COMPARED)
             compared = {metric: difference(distilled, found, metric) for metric in both}
@@ -112,8 +112,14 @@ def load_scores(path: Path) -> tuple[ModelScores, ...]:
 
 
 def _measured(measurements: Iterable[Measurement], metrics: Iterable[str]) -> list[str]:
-    has_teacher = all(found.has_teacher for found in measurements)
-    return [metric for metric in metrics if has_teacher or metric not in NEEDS_TEACHER]
+    found = list(measurements)
+    has_teacher = all(one.has_teacher for one in found)
+    has_text = all(one.bytes.any() for one in found)  # classes are none
+    return [
+        metric
+        for metric in metrics
+        if (has_teacher or metric not in NEEDS_TEACHER) and (has_text or metric != "bits_per_byte")
+    ]
 
 
 def _cell(found: Score | None, form: str) -> str:

@@ -15,11 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.data import TokenCorpus, check_learnable, ordered_batches
+from potstill.data import (
+    Masking,
+    TokenCorpus,
+    check_learnable,
+    classes_in_order,
+    masked_in_order,
+    ordered_batches,
+)
 from potstill.errors import DataError, ModelError, NotFiniteError, RunDirectoryError, VocabularyError
 from potstill.losses import ForwardKL
 from potstill.losses.support import LOG_ZERO
-from potstill.models import head_of, hidden_states
+from potstill.models import Task, head_of, hidden_states, task_of
 from potstill.models.forward import device_of, evaluating
 from potstill.types import Batch, DenseTargets, Head, HiddenStates, SoftTargets, Teacher
 
@@ -93,27 +100,44 @@ def measure(
     teacher: Teacher | None = None,
     size: int | None = None,
     dtype: torch.dtype = torch.float32,
+    masking: Masking | None = None,
 ) -> Measurement:
     """Measure a model on a corpus in contexts of `length` tokens, beside a teacher if there is one.
+
+    A masked language model is measured on tokens that `masking` hides, the same for all models; a classifier on one prediction a text.
 
     `size` slices the vocabulary as in training; with a teacher it is `teacher.num_tokens`. `dtype` is autocast's, for model
     and teacher alike; float32 leaves both in their own. Logits exist for a chunk of rows at a time, in fp32; sums are float64.
     The model is left as it was. Raises DataError when nothing counts, VocabularyError when text, teacher and model don't
     share a vocabulary, NotFiniteError when the model's predictions are not numbers.
     """
-    check_learnable(corpus)
+    task = task_of(model)
+    if task == "causal":
+        check_learnable(corpus)
     _check_vocabulary(model, corpus, teacher, size)
     names = ("tokens", "bytes", "nll", "hits", *(() if teacher is None else ("kl", "agreements")))
     sums: Sums = {name: np.zeros(len(corpus)) for name in names}
     sums |= {name: np.zeros((len(corpus), NUM_BINS)) for name in ("confidence", "right", "count")}
     device = device_of(model)
     with evaluating(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for batch in ordered_batches(corpus, length=length, rows=rows):
+        for batch in _batches(task, corpus, length, rows, masking):
             batch = batch.to(device)
             targets = None if teacher is None else _dense(teacher.label(batch))
             _add(sums, corpus, batch, hidden_states(model, batch, size=size), targets)
     nothing = np.full(len(corpus), np.nan)
     return Measurement(**{"kl": nothing, "agreements": nothing, **sums})
+
+
+def _batches(task: Task, corpus: TokenCorpus, length: int, rows: int, masking: Masking | None) -> Iterator[Batch]:
+    match task:
+        case "causal":
+            return ordered_batches(corpus, length=length, rows=rows)
+        case "masked":
+            if masking is None:
+                raise DataError("a masked language model is measured on hidden tokens: say which (masking)")
+            return masked_in_order(corpus, masking, length=length, rows=rows)
+        case "classes":
+            return classes_in_order(corpus, length=length, rows=rows)
 
 
 @contextmanager
@@ -141,6 +165,12 @@ def _check_vocabulary(model: PreTrainedModel, corpus: TokenCorpus, teacher: Teac
             f"the teacher gives {teacher.num_tokens:,} tokens a probability and the model {num_tokens:,}: measure with size = "
             f"{min(teacher.num_tokens, rows):,} and a teacher of that size"
         )
+    if task_of(model) == "classes":
+        if len(corpus) and int(corpus.labels.max()) >= num_tokens:
+            raise VocabularyError(
+                f"the text has class {int(corpus.labels.max())}, and the model has {num_tokens} classes"
+            )
+        return
     largest = int(corpus.ids[corpus.weights > 0].max())
     if largest >= num_tokens:
         raise VocabularyError(
@@ -159,6 +189,8 @@ def _add(sums: Sums, corpus: TokenCorpus, batch: Batch, states: HiddenStates, ta
     tokens, documents = batch.targets[batch.counted], batch.documents[batch.counted].cpu().numpy()
     head, teacher_head = _cast(states.head), None if targets is None else _cast(targets.head)
     chunk = _chunk_rows(head)
+    # A class stands for no bytes of text.
+    sizes = (np.zeros(head.num_tokens) if (corpus.labels >= 0).all() else corpus.token_bytes).astype(np.float64)
     for start in range(0, len(tokens), chunk):
         here = slice(start, start + chunk)
         figures, guess, log_q = _alone(head.logits(states.rows[here]), tokens[here])
@@ -167,7 +199,7 @@ def _add(sums: Sums, corpus: TokenCorpus, batch: Batch, states: HiddenStates, ta
         if targets is not None and teacher_head is not None:
             figures |= _beside(teacher_head.logits(targets.rows[here]), log_q, guess)
         found = {name: values.cpu().double().numpy() for name, values in figures.items()}
-        found["bytes"] = corpus.token_bytes[tokens[here].cpu().numpy()].astype(np.float64)
+        found["bytes"] = sizes[tokens[here].cpu().numpy()]
         _add_to_documents(sums, documents[here], found)
 
 

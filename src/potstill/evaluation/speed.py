@@ -7,9 +7,10 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from potstill.models import head_of
+from potstill.models import task_of
 from potstill.models.forward import device_of, evaluating
 
 _REPEATS = 5
@@ -17,10 +18,11 @@ _REPEATS = 5
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians over repeats. Prefill: tokens read at once; decode: tokens written one after another, with the cache."""
+    """Medians over repeats. Prefill: tokens read at once; decode: tokens written one after another, with the cache; None for a model that
+    doesn't write."""
 
     prefill_tokens_per_second: float
-    decode_tokens_per_second: float
+    decode_tokens_per_second: float | None
 
 
 def speed(model: PreTrainedModel, *, prompt_tokens: int = 128, new_tokens: int = 32, rows: int = 1) -> Speed:
@@ -29,9 +31,12 @@ def speed(model: PreTrainedModel, *, prompt_tokens: int = 128, new_tokens: int =
     `rows` prompts go side by side, and all their tokens count. The first new token comes out of the prefill and counts there.
     A model whose context is shorter reads and writes less, in the same proportion.
     """
-    prompt_tokens, new_tokens = _fitting(model, prompt_tokens, new_tokens)
+    writes = task_of(model) == "causal"
+    prompt_tokens, new_tokens = _fitting(model, prompt_tokens, new_tokens if writes else 0)
     generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(head_of(model).num_tokens, (rows, prompt_tokens), generator=generator).to(device_of(model))
+    prompt = torch.randint(model.config.vocab_size, (rows, prompt_tokens), generator=generator).to(device_of(model))
+    if not writes:
+        return Speed(rows * prompt_tokens / _seconds_to_read(model, prompt), None)
     read, written = [], []
     with evaluating(model):
         for _ in range(_REPEATS + 1):
@@ -52,9 +57,20 @@ def speed(model: PreTrainedModel, *, prompt_tokens: int = 128, new_tokens: int =
     )
 
 
+def _seconds_to_read(model: PreTrainedModel, prompt: Tensor) -> float:
+    """The median, after a warm-up."""
+    seconds = []
+    with evaluating(model):
+        for _ in range(_REPEATS + 1):
+            started = time.perf_counter()
+            model(prompt).logits.flatten()[0].cpu()  # waits for the device
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])
+
+
 def _fitting(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> tuple[int, int]:
     context = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(context, int) or prompt_tokens + new_tokens <= context:
         return prompt_tokens, new_tokens
     shorter = max(1, prompt_tokens * context // (prompt_tokens + new_tokens))
-    return shorter, max(1, context - shorter)
+    return shorter, max(1, context - shorter) if new_tokens else 0

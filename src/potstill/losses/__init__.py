@@ -10,6 +10,7 @@ prediction. Out: a `Loss`, which is a sum.
 support.py      teacher and student over the same events, dense or sparse: the one place that knows the kinds of targets
 divergences.py  the formulas, two to six lines each, over (log p, log q)
 soft.py         temperature and the mixture with hard labels:  L = α·T²·D(p_T ‖ q_T) + (1-α)·CE(y, q)
+hidden.py       distances between what layers put out:  γ · (1 - cos), γ · MSE
 linear.py       from hidden states to the loss and its gradient, one chunk of logits at a time
 engine.py       chunk by chunk the matmuls, block by block the row mathematics
 by_hand.py      one block: head, temperature and both terms around the formulas of fused.py; the same through torch.compile
@@ -28,6 +29,7 @@ from potstill.losses.divergences import (
     SkewReverseKL,
     TotalVariation,
 )
+from potstill.losses.hidden import HiddenLoss
 from potstill.losses.linear import gradient_shares, linear_loss
 from potstill.losses.soft import HARD_LABELS, SoftLabelLoss
 from potstill.losses.support import shared_events
@@ -39,6 +41,7 @@ __all__ = [
     "AlphaBeta",
     "Divergence",
     "ForwardKL",
+    "HiddenLoss",
     "JensenShannon",
     "ReverseKL",
     "SkewForwardKL",

@@ -12,6 +12,7 @@ that is the truth.
 
     load.py       load_tokenizer, load_model, load_shape   folder, hub name or GGUF -> tokenizer, model
     forward.py    hidden_states, head_of            Batch -> HiddenStates; where each family keeps its scale and soft-cap
+    tasks.py      task_of                           next token, hidden token, or class: what a model was made to predict
     layers.py     layers_of, without_layer          where the layers are, and how one is passed by
     checks.py     check_head, check_packing         ask the model, don't trust the config
     sizes.py      size_of -> Size, check_context    parameters and bytes; how long a text may be
@@ -28,13 +29,17 @@ from potstill.models.load import load_model, load_shape, load_tokenizer
 from potstill.models.precision import faster_dtype, hold_in_, holds_exactly, matmul_speed, on_this_device, this_device
 from potstill.models.save import save_model
 from potstill.models.sizes import Size, check_context, size_of
+from potstill.models.tasks import Task, classes_of, head_layer, task_of
 
 __all__ = [
     "Size",
+    "Task",
     "check_context",
     "check_head",
     "check_packing",
+    "classes_of",
     "faster_dtype",
+    "head_layer",
     "head_of",
     "hidden_states",
     "hold_in_",
@@ -48,6 +53,7 @@ __all__ = [
     "on_this_device",
     "save_model",
     "size_of",
+    "task_of",
     "this_device",
     "without_layer",
 ]

@@ -13,22 +13,31 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError, NotFiniteError
 from potstill.models.forward import device_of, evaluating, head_of, hidden_states
+from potstill.models.tasks import task_of
 from potstill.types import Batch
+
+# Padding is often token 0 or 1, and some encoders take what is padding from the ids.
+_LEAST_TOKEN = 4
 
 
 def check_head(model: PreTrainedModel) -> None:
-    """The model's logits are its hidden states through `head_of`, and no token sees a later one.
+    """The model's logits are its hidden states through `head_of`, and no token of a causal model sees a later one.
 
     Raises ModelError otherwise, and NotFiniteError when the model's logits are NaN or infinite.
     """
+    task = task_of(model)
     tokens = _random_tokens(model, 2, 8)
     tokens[1, :-1] = tokens[0, :-1]  # two rows that differ in their last token only
-    tokens[1, -1] = (tokens[0, -1] + 1) % head_of(model).num_tokens
+    tokens[1, -1] = (tokens[0, -1] + 1) % int(tokens.max() + 1)
+    tokens = tokens.clamp_min(_LEAST_TOKEN)
     batch = _batch_of(tokens, torch.arange(8, device=tokens.device).expand(2, 8))
+    if task == "classes":
+        batch.weights[:, :-1] = 0.0  # one prediction a text
     with evaluating(model):
         states = hidden_states(model, batch)
         logits = states.head.logits(states.rows)
-        own = model(input_ids=tokens, use_cache=False).logits.flatten(0, 1)
+        settings = {"use_cache": False} if task == "causal" else {}
+        own = model(input_ids=tokens, **settings).logits.flatten(0, -2)
     if not own.isfinite().all():
         raise NotFiniteError(
             f"{type(model).__name__} gives NaN or infinite logits on {tokens[0].tolist()}: its weights are damaged, or "
@@ -39,6 +48,8 @@ def check_head(model: PreTrainedModel) -> None:
             f"the logits of {type(model).__name__} are not its last hidden state through its head (they are "
             f"{error:.1%} off): it does something after the head that potstill doesn't know; choose another family"
         )
+    if task != "causal":
+        return
     first, second = states.rows.unflatten(0, (2, 8))[:, :-1]
     if _relative_error(first, second) > _tolerance(model):
         raise ModelError(
@@ -64,7 +75,8 @@ def check_packing(model: PreTrainedModel) -> None:
 
 def _random_tokens(model: PreTrainedModel, rows: int, width: int) -> Int[Tensor, "rows width"]:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(head_of(model).num_tokens, (rows, width), generator=generator).to(device_of(model))
+    size = model.config.vocab_size if task_of(model) == "classes" else head_of(model).num_tokens
+    return torch.randint(size, (rows, width), generator=generator).to(device_of(model))
 
 
 def _batch_of(tokens: Int[Tensor, "rows width"], positions: Int[Tensor, "rows width"]) -> Batch:

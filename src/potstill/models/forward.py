@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from potstill.errors import ModelError
+from potstill.models.layers import layers_of
+from potstill.models.tasks import head_layer, task_of
 from potstill.types import Batch, Head, HiddenStates
 
 # What a family calls the factor on its logits, and its exponent: Cohere multiplies, Granite divides, Falcon-H1 multiplies.
@@ -19,30 +21,91 @@ _SCALES = {"logit_scale": 1, "logits_scaling": -1, "lm_head_multiplier": 1}
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
 
 
-def hidden_states(model: PreTrainedModel, batch: Batch, *, size: int | None = None) -> HiddenStates:
-    """The last hidden state [predictions, width] at each counted prediction, in reading order, and the head for it.
+def hidden_states(
+    model: PreTrainedModel, batch: Batch, *, size: int | None = None, layers: Sequence[int] = ()
+) -> HiddenStates:
+    """What the head makes logits of [predictions, width] at each counted prediction, in reading order, and the head for it.
 
     The rows have the dtype the final norm gives (under autocast some families give fp32, some bf16) and carry the
-    gradient. No attention mask is passed: contexts are kept apart by their positions, which start again at 0, and padding
-    stands last or in a context of its own. With `size`, only the first so many tokens get a probability.
+    gradient. A causal model gets no attention mask: contexts are kept apart by their positions, which start again at 0, and padding
+    stands last or in a context of its own. An encoder gets one, over what is not padding. A classifier's prediction is one a text,
+    counted at its last token. With `size`, only the first so many tokens get a probability.
+
+    `layers`: what these layers put out comes along, at every position that is not padding; of the last layer it is what the model
+    itself calls its last hidden state, behind the final norm.
     """
-    positions = {"position_ids": batch.positions} if _takes_positions(model) else {}
-    states = model.base_model(input_ids=batch.inputs, use_cache=False, **positions).last_hidden_state
     head = head_of(model)
-    return HiddenStates(states[batch.counted], head if size is None else head.sliced_to(size))
+    if size is not None:
+        head = head.sliced_to(size)
+    with _listening(model, layers) as heard:
+        rows = _rows(model, batch)
+    is_text = batch.documents >= 0
+    return HiddenStates(rows, head, {layer: states[is_text] for layer, states in heard.items()})
+
+
+def _rows(model: PreTrainedModel, batch: Batch) -> Tensor:
+    task = task_of(model)
+    if task == "causal":
+        positions = {"position_ids": batch.positions} if _takes_positions(model) else {}
+        states = model.base_model(input_ids=batch.inputs, use_cache=False, **positions).last_hidden_state
+        return states[batch.counted]
+    mask = (batch.documents >= 0).long()
+    layer = head_layer(model)
+    if task == "classes" and layer is getattr(
+        model, "score", None
+    ):  # a decoder's: it looks up the last token by itself
+        states = model.base_model(input_ids=batch.inputs, attention_mask=mask, use_cache=False).last_hidden_state
+        return states[batch.counted]
+    with _instead_of_logits(layer) as taken:
+        model(input_ids=batch.inputs, attention_mask=mask)
+    (states,) = taken
+    return states[batch.counted if states.ndim == 3 else batch.counted.any(1)]
+
+
+@contextmanager
+def _instead_of_logits(layer: nn.Linear) -> Iterator[list[Tensor]]:
+    """What reaches the head, which itself gets nothing to do: logits are made later, where they are needed."""
+    taken: list[Tensor] = []
+
+    def take(_: nn.Module, arguments: tuple[Tensor]) -> tuple[Tensor]:
+        taken.append(arguments[0])
+        return (arguments[0].flatten(0, -2)[:0],)
+
+    handle = layer.register_forward_pre_hook(take)
+    try:
+        yield taken
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _listening(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """What layers put out, by number; filled when the model runs."""
+    heard: dict[int, Tensor] = {}
+    handles = []
+    modules = layers_of(model) if layers else []
+    for number in layers:
+        is_last = number == len(modules) - 1
+
+        def keep(_: nn.Module, _given: tuple, output: Any, number: int = number) -> None:
+            heard[number] = output if isinstance(output, Tensor) else output[0]
+
+        handles.append((model.base_model if is_last else modules[number]).register_forward_hook(keep))
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """How the model turns its last hidden state into logits. The weight is the model's own, tied or not, not a copy.
+    """How the model turns what reaches its head into logits. The weight is the model's own, tied or not, not a copy.
 
     Raises ModelError where the model has no linear head. That the factors are right is for `check_head` to find out.
     """
-    layer = model.get_output_embeddings()
-    if not isinstance(layer, nn.Linear):
-        raise ModelError(
-            f"{type(model).__name__} has no linear head over a vocabulary (found {type(layer).__name__}): "
-            "use a causal language model with unquantised weights"
-        )
+    layer = head_layer(model)
+    if task_of(model) == "classes":
+        return Head(layer.weight, layer.bias)
     return Head(layer.weight, layer.bias, scale=_scale(model.config), softcap=_softcap(model.config))
 
 

@@ -16,8 +16,12 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +29,7 @@ from transformers import (
 from transformers.utils import logging
 
 from potstill.errors import MissingExtraError, ModelError
+from potstill.models.tasks import task_of_name
 
 # What transformers raises for a source it can't use.
 _LOADING_ERRORS = (
@@ -44,21 +49,24 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A causal language model from a folder, a hub name or a `.gguf` file (unpacked), in evaluation mode, on the CPU.
+    """A language model or text classifier from a folder, a hub name or a `.gguf` file (unpacked), in evaluation mode, on the CPU.
+
+    What its config.json calls it decides: a causal or masked language model, or a classifier (`task_of`).
 
     Weights come from safetensors alone, and no code comes with them. Raises ModelError for a source that is missing,
     damaged, incomplete, pickled or no causal language model; MissingExtraError when a GGUF file needs the package `gguf`.
     """
     place = _find(source)
     if place.gguf_file is None:
-        _check_is_causal(place)
+        kind = _kind_of(place)
         settings = {"use_safetensors": True, "ignore_mismatched_sizes": True}
     else:
         from transformers import GgufConfig
 
+        kind = AutoModelForCausalLM
         settings = {"gguf_file": place.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     with _explained(place, "model"), _quiet(place):
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = kind.from_pretrained(
             place.name, dtype=dtype, trust_remote_code=False, output_loading_info=True, **settings
         )
     model, report = cast(tuple[PreTrainedModel, dict[str, set]], loaded)
@@ -69,13 +77,12 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Pre
 def load_shape(source: str | Path) -> PreTrainedModel:
     """The model without its weights, on the meta device: shapes and sizes in no time and no memory. Errors as load_model's."""
     place = _find(source)
-    if place.gguf_file is None:
-        _check_is_causal(place)
+    kind = AutoModelForCausalLM if place.gguf_file is not None else _kind_of(place)
     settings = {} if place.gguf_file is None else {"gguf_file": place.gguf_file}
     with _explained(place, "model"), _quiet(place):
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=False, **settings)
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)
+            return kind.from_config(config)
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
@@ -123,23 +130,35 @@ def _find(source: str | Path) -> _Place:
     raise ModelError(f"there is no model at {source}: give a folder, a .gguf file or a name on the model hub")
 
 
-def _check_is_causal(place: _Place) -> None:
+def _kind_of(place: _Place) -> type[AutoModelForCausalLM | AutoModelForMaskedLM | AutoModelForSequenceClassification]:
+    """Which of transformers' classes loads it. ModelError for what is neither a language model nor a text classifier."""
     if place.is_local:
         _check_folder(Path(place.name))
     with _explained(place, "model"), _quiet(place):
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=False)
     names = config.architectures or []
-    is_masked = any(name.endswith("ForMaskedLM") for name in names)
+    task = task_of_name(names[0]) if names else "causal"
     if config.get_text_config() is not config:
         raise ModelError(
             f"{place} reads more than text ({type(config).__name__} has a configuration of its own for it): use the text-only model "
             "of the family"
         )
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder or is_masked:
+    kind, known = {
+        "causal": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING),
+        "masked": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING),
+        "classes": (AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING),
+    }[task]
+    is_bare = task == "causal" and type(config) in MODEL_FOR_MASKED_LM_MAPPING and not _says_causal(names)
+    if type(config) not in known or config.is_encoder_decoder or is_bare:
         raise ModelError(
-            f"{place} is no causal language model, but {', '.join(names) or type(config).__name__}: "
-            "use one that predicts the next token"
+            f"{place} is neither a language model nor a text classifier, but {', '.join(names) or type(config).__name__}: "
+            "use one that predicts the next token, a hidden token, or a class"
         )
+    return kind
+
+
+def _says_causal(names: list[str]) -> bool:
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
 def _check_folder(folder: Path) -> None:

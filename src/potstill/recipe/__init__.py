@@ -18,7 +18,15 @@ labelling.py a recipe -> what `potstill label` does
 job.py       a whole recipe -> a job in its run directory, everything checked
 """
 
-from potstill.recipe.build import build_measure, build_schedule, build_settings, build_shape, build_student, num_steps
+from potstill.recipe.build import (
+    build_batches,
+    build_measure,
+    build_schedule,
+    build_settings,
+    build_shape,
+    build_student,
+    num_steps,
+)
 from potstill.recipe.decode import decode, load_recipe
 from potstill.recipe.demo import demo_recipe
 from potstill.recipe.job import BuiltJob, build_job, read_corpus, shared_tokenizer, tokenizer_of
@@ -31,6 +39,7 @@ __all__ = [
     "BuiltJob",
     "Recipe",
     "StarterRecipe",
+    "build_batches",
     "build_job",
     "build_labelling",
     "build_measure",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from potstill.errors import RecipeError
 from potstill.recipe.kinds import (
     ConstantTable,
     CopiedStudent,
@@ -20,10 +21,11 @@ from potstill.recipe.schema import LossTable, TrainingTable
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from potstill.data import TokenCorpus
-    from potstill.losses import SoftLabelLoss
+    from potstill.data import TextBatches, TokenCorpus
+    from potstill.losses import HiddenLoss, SoftLabelLoss
+    from potstill.models import Task
     from potstill.students import Importance, Shape
     from potstill.training import Schedule, TrainingSettings
     from potstill.types import Lineage
@@ -35,6 +37,41 @@ def build_measure(loss: LossTable) -> SoftLabelLoss:
 
     settings = loss.divergence.model_dump(exclude={"kind"})
     return SoftLabelLoss(DIVERGENCES[loss.divergence.kind](**settings), loss.temperature, loss.alpha)
+
+
+def build_hidden(
+    loss: LossTable, teacher: PreTrainedModel, student: PreTrainedModel, lineage: Lineage | None
+) -> HiddenLoss | None:
+    """What [loss.hidden] adds. RecipeError where the two models haven't got such layers, or one width."""
+    from potstill.losses import HiddenLoss
+    from potstill.students import layers_to_imitate
+
+    if loss.hidden is None:
+        return None
+    ours, theirs = student.config.num_hidden_layers, teacher.config.num_hidden_layers
+    match loss.hidden.layers:
+        case "last":
+            pairs: tuple[tuple[int, int], ...] = ((ours - 1, theirs - 1),)
+        case "lineage":
+            if lineage is None:
+                raise RecipeError(
+                    'loss.hidden.layers = "lineage" needs a student whose layers are its teacher\'s (student.kind = "copy_layers" or '
+                    '"prune"): say "last", or pairs of layers'
+                )
+            pairs = layers_to_imitate(lineage, theirs)
+        case listed:
+            pairs = listed
+    for one, other in pairs:
+        if one >= ours or other >= theirs:
+            raise RecipeError(
+                f"loss.hidden.layers: [{one}, {other}] are no layers of a student of {ours} and a teacher of {theirs} layers (from 0)"
+            )
+    if student.config.hidden_size != teacher.config.hidden_size:
+        raise RecipeError(
+            f"loss.hidden compares hidden states of width {student.config.hidden_size} (student) and {teacher.config.hidden_size} "
+            "(teacher): leave it out, or keep the teacher's width"
+        )
+    return HiddenLoss(pairs, loss.hidden.weight, loss.hidden.kind)
 
 
 def build_schedule(schedule: CosineTable | LinearTable | ConstantTable) -> Schedule:
@@ -103,10 +140,14 @@ def build_prune_shape(student: PrunedStudent, teacher: PreTrainedModel, importan
     if isinstance(layers, int):
         layers = choose_layers(student.choose or "run", teacher.config.num_hidden_layers, layers, importance)
     shape = Shape(layers, student.ffn, student.heads, student.hidden, student.kv_heads)
-    return shape if student.to is None else shape_of_share(teacher, dict(cuttable_axes(teacher)), student.to, start=shape)
+    return (
+        shape if student.to is None else shape_of_share(teacher, dict(cuttable_axes(teacher)), student.to, start=shape)
+    )
 
 
-def build_importance(student: StudentTable, teacher: PreTrainedModel, corpus: TokenCorpus, length: int) -> Importance | None:
+def build_importance(
+    student: StudentTable, teacher: PreTrainedModel, corpus: TokenCorpus, length: int
+) -> Importance | None:
     """The scores that [student] is cut by: its own file's, or measured on the beginning of the text; None where nothing is cut by any."""
     from potstill.runs import held_out_sample
     from potstill.students import Importance, measure_importance, with_losses
@@ -136,6 +177,22 @@ def build_shape(student: StudentTable, teacher: PreTrainedModel) -> PreTrainedMo
         case _:
             with torch.device("meta"):
                 return build_student(student, teacher)[0]
+
+
+def build_batches(
+    training: TrainingTable, task: Task, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorpus
+) -> TextBatches:
+    """The text to learn from, by step number, as models of this kind read it."""
+    from potstill.data import ClassBatches, MaskedBatches, Masking, PackedBatches
+
+    shape = (corpus, training.length, training.rows)
+    match task:
+        case "causal":
+            return PackedBatches(*shape, training.seed, training.packing)
+        case "masked":
+            return MaskedBatches(*shape, Masking.of(tokenizer), training.seed)
+        case "classes":
+            return ClassBatches(*shape, training.seed)
 
 
 def num_steps(training: TrainingTable, *, tokens_per_step: int, steps_per_epoch: float) -> int:

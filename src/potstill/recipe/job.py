@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.errors import RecipeError, VocabularyError
-from potstill.recipe.build import build_importance, build_measure, build_settings, build_student, num_steps
+from potstill.recipe.build import (
+    build_batches,
+    build_hidden,
+    build_importance,
+    build_measure,
+    build_settings,
+    build_student,
+    num_steps,
+)
 from potstill.recipe.kinds import ModelStudent
 from potstill.recipe.schema import DataTable, Recipe
 from potstill.recipe.toml import recipe_toml
@@ -19,12 +27,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from potstill.data import PackedBatches, TokenCorpus
-    from potstill.losses import SoftLabelLoss
+    from potstill.data import TextBatches, TokenCorpus
+    from potstill.losses import HiddenLoss, SoftLabelLoss
+    from potstill.models import Task
     from potstill.runs import Job, RunFolder
     from potstill.students import Importance
     from potstill.teachers import LiveTeacher
-    from potstill.types import Teacher
+    from potstill.types import Lineage, Teacher
 
 Say = Callable[[str], None]
 
@@ -40,7 +49,8 @@ class BuiltJob:
 
 def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
-    from potstill.models import faster_dtype, hold_in_, size_of
+    from potstill.data import MaskedBatches
+    from potstill.models import faster_dtype, hold_in_, size_of, task_of
     from potstill.runs import (
         Job,
         RunFolder,
@@ -61,9 +71,11 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         "text": _fingerprint_of_text(recipe.data),
     }
     folder = RunFolder.open(out, recipe_toml(recipe), identity)
-    batches, held_out = _text(recipe, _corpus(recipe, folder, tokenizer, size, say))
+    task = task_of(model)
+    batches, held_out = _text(recipe, task, tokenizer, _corpus(recipe, folder, model, tokenizer, size, say))
     training = recipe.training
-    importance = _importance(recipe, folder, model, batches.corpus, say)
+    importance, lineage = _importance(recipe, folder, model, batches.corpus, say)
+    hidden = build_hidden(recipe.loss, model, student, lineage)
     dtype = _dtype(recipe, folder, faster_dtype)
     hold_in_(model, dtype)
     per_step = training.rows * training.length
@@ -71,12 +83,17 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     live, measure = LiveTeacher(model, size=size), build_measure(recipe.loss)
     job = Job(
         teacher=live,
-        marker=_marker(recipe, out, live, batches.corpus, measure, identity),
+        marker=_marker(recipe, out, live, batches.corpus, measure, hidden, identity),
         tokenizer=tokenizer,
         new_student=lambda: build_student(recipe.student, model, importance)[0],
         batches=batches,
-        held_out=held_out_sample(held_out, recipe.evaluation.tokens, training.length),
+        # Labelled texts are short, and aren't cut.
+        held_out=held_out
+        if task == "classes"
+        else held_out_sample(held_out, recipe.evaluation.tokens, training.length),
         measure=measure,
+        hidden=hidden,
+        masking=batches.masking if isinstance(batches, MaskedBatches) else None,
         settings=build_settings(training, steps=steps, dtype=dtype),
         length=training.length,
         control=recipe.evaluation.control,
@@ -99,14 +116,25 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
 
 
 def _marker(
-    recipe: Recipe, out: Path, live: LiveTeacher, corpus: TokenCorpus, measure: SoftLabelLoss, identity: dict[str, str]
+    recipe: Recipe,
+    out: Path,
+    live: LiveTeacher,
+    corpus: TokenCorpus,
+    measure: SoftLabelLoss,
+    hidden: HiddenLoss | None,
+    identity: dict[str, str],
 ) -> Teacher:
     """The teacher itself, or what it said of this corpus, where the recipe has that stored."""
+    from potstill.models import task_of
     from potstill.recipe.labelling import check_is_teacher, open_store
-    from potstill.teachers import StoredTeacher
+    from potstill.teachers import LiveTeacher, StoredTeacher
 
     if recipe.teacher.kind == "live":
-        return live
+        return live if hidden is None else LiveTeacher(live.model, size=live.num_tokens, layers=hidden.teacher_layers)
+    if hidden is not None:
+        raise RecipeError('stored labels have no hidden states: set teacher.kind = "live", or leave loss.hidden out')
+    if task_of(live.model) != "causal":
+        raise RecipeError('labels are stored for causal language models alone: set teacher.kind = "live"')
     store = open_store(recipe, out)
     check_is_teacher(store, identity["teacher"])
     return StoredTeacher(store, corpus, tokenizer=identity["tokenizer"], measure=measure)
@@ -114,7 +142,7 @@ def _marker(
 
 def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase, int]:
     """(teacher, untouched student, the student's tokenizer, size of the vocabulary both share)."""
-    from potstill.models import check_context, check_head, check_packing, load_model
+    from potstill.models import check_context, check_head, check_packing, load_model, task_of
 
     say(f"loading {recipe.teacher.model}")
     model = load_model(recipe.teacher.model)
@@ -123,15 +151,15 @@ def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrain
     for checked in (model, student):
         check_context(checked, recipe.training.length)
         check_head(checked)
-        if recipe.training.packing:
+        if recipe.training.packing and task_of(checked) == "causal":
             check_packing(checked)
     return model, student, tokenizer, size
 
 
 def _importance(
     recipe: Recipe, folder: RunFolder, model: PreTrainedModel, corpus: TokenCorpus, say: Say
-) -> Importance | None:
-    """What the student is cut by, kept in the folder; and where its parts come from, written there."""
+) -> tuple[Importance | None, Lineage | None]:
+    """(what the student is cut by, kept in the folder; where its parts come from, written there)."""
     from potstill.models import on_this_device
     from potstill.students import Importance
 
@@ -144,17 +172,16 @@ def _importance(
         found = build_importance(recipe.student, on_this_device(model), corpus, recipe.training.length)
         if found is not None and folder.is_written_here:
             found.save(kept)
-    if not (folder.path / "lineage.json").exists():
-        lineage = build_student(recipe.student, model, found)[1]
-        if lineage is not None:
-            folder.write_json("lineage.json", asdict(lineage))
-    return found
+    lineage = build_student(recipe.student, model, found)[1]
+    if lineage is not None and folder.is_written_here:
+        folder.write_json("lineage.json", asdict(lineage))
+    return found, lineage
 
 
-def _text(recipe: Recipe, corpus: TokenCorpus) -> tuple[PackedBatches, TokenCorpus]:
+def _text(
+    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorpus
+) -> tuple[TextBatches, TokenCorpus]:
     """(what is learned from, in batches; what is held out). RecipeError when either part is empty."""
-    from potstill.data import PackedBatches
-
     training = recipe.training
     shares = {"held_out": recipe.data.held_out, "search": recipe.data.search}
     learned, held_out = (corpus.part(split, **shares) for split in ("train", "held_out"))
@@ -166,13 +193,18 @@ def _text(recipe: Recipe, corpus: TokenCorpus) -> tuple[PackedBatches, TokenCorp
             raise RecipeError(
                 f"data.held_out = {recipe.data.held_out:g} of {len(corpus)} documents {what}: {advice}, or give more documents"
             )
-    return PackedBatches(learned, training.length, training.rows, training.seed, training.packing), held_out
+    return build_batches(training, task, tokenizer, learned), held_out
 
 
 def read_corpus(
-    data: DataTable, tokenizer: PreTrainedTokenizerBase, *, most: int | None = None, say: Say | None = None
+    data: DataTable,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    classes: Mapping[str, int] | None = None,
+    most: int | None = None,
+    say: Say | None = None,
 ) -> TokenCorpus:
-    """The tokenised text of [data], or of its first `most` documents."""
+    """The tokenised text of [data], or of its first `most` documents; with `classes`, labelled."""
     from potstill.data import Columns, read_documents, tokenize
 
     sources = _sources(data)
@@ -182,18 +214,24 @@ def read_corpus(
     )
     limits = [limit for limit in (most, data.max_documents) if limit is not None]
     progress = None if say is None else lambda documents, tokens: say(f"{documents:,} documents, {tokens:,} tokens")
-    return tokenize(islice(documents, min(limits)) if limits else documents, tokenizer, progress=progress)
+    return tokenize(
+        islice(documents, min(limits)) if limits else documents, tokenizer, classes=classes, progress=progress
+    )
 
 
-def _corpus(recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, size: int, say: Say) -> TokenCorpus:
+def _corpus(
+    recipe: Recipe, folder: RunFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, size: int, say: Say
+) -> TokenCorpus:
     from potstill.data import TokenCorpus
+    from potstill.models import classes_of
 
     kept = folder.path / "tokens"
     if (kept / "corpus.json").exists():
         return TokenCorpus.load(kept)
     say(f"reading {', '.join(_sources(recipe.data))}")
-    corpus = read_corpus(recipe.data, tokenizer)
-    if corpus.num_tokens and int(corpus.ids.max()) >= size:
+    classes = classes_of(model)
+    corpus = read_corpus(recipe.data, tokenizer, classes=classes)
+    if classes is None and corpus.num_tokens and int(corpus.ids.max()) >= size:
         highest = int(corpus.ids.max())
         raise VocabularyError(
             f"the text has token {highest} ({tokenizer.decode([highest])!r}), and teacher and student share only the first {size:,}: "
@@ -210,16 +248,15 @@ def shared_tokenizer(
 
     The models may be without weights. Raises VocabularyError when the two don't mean the same.
     """
-    from potstill.models import head_of, load_tokenizer
-    from potstill.teachers import check_chat_rendering, shared_vocabulary
+    from potstill.models import load_tokenizer
+    from potstill.teachers import check_chat_rendering, shared_predictions
 
     marks = load_tokenizer(recipe.teacher.model)
     own = tokenizer_of(recipe)
     # A base model has no template; a chat that needs one is refused where it is read.
     if marks.chat_template is not None and own.chat_template is not None:
         check_chat_rendering(marks, own)
-    rows = {"teacher_rows": head_of(teacher).num_tokens, "student_rows": head_of(student).num_tokens}
-    return shared_vocabulary(marks, own, **rows), own
+    return shared_predictions(teacher, student, marks, own), own
 
 
 def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:

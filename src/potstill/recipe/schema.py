@@ -13,6 +13,7 @@ from potstill.recipe.kinds import (
     CosineTable,
     DivergenceTable,
     ForwardKLTable,
+    Layer,
     ScheduleTable,
     Share,
     StudentTable,
@@ -71,6 +72,8 @@ class ColumnsTable(Table):
     """A chat as a list of {role, content}; only the assistant's turns are learned."""
     ids: Text = "input_ids"
     """Text that is token ids already, of the student's tokenizer."""
+    label: Text = "label"
+    """Beside `text`, for classifiers: its class, by name or number."""
     labels: Text = "labels"
     """Beside the ids: -100 where a token is read and not learned."""
 
@@ -101,6 +104,21 @@ class DataTable(Table):
         return self
 
 
+class HiddenTable(Table):
+    """What is added to the loss where hidden states are to be the teacher's: weight · a distance, a position."""
+
+    kind: Literal["cosine", "mse"] = "cosine"
+    """cosine: 1 - cos. mse: the mean square of the difference."""
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Beside the loss of the labels, whose weight is 1."""
+    layers: Annotated[
+        Literal["last", "lineage"]
+        | Annotated[tuple[Annotated[tuple[Layer, Layer], Field(strict=False)], ...], Field(strict=False, min_length=1)],
+        needs('"last", "lineage", or pairs as [[0, 1], [2, 5]] of layers of student and teacher (from 0)'),
+    ] = "last"
+    """last: the last of both. lineage: each student layer and the last of those it stands for. Or pairs [student, teacher]."""
+
+
 class LossTable(Table):
     """How disagreement is measured: L = alpha·T²·D(teacher_T, student_T) + (1 - alpha)·CE(text, student)."""
 
@@ -110,6 +128,8 @@ class LossTable(Table):
     """T, of both softmaxes; above 1 the teacher's unlikely tokens count for more."""
     alpha: Share = 1.0
     """Share of the soft labels: 1 = the teacher alone, 0 = the text alone."""
+    hidden: HiddenTable | None = None
+    """Hidden states beside the labels; left out: labels alone. The teacher must be live, and as wide as the student."""
 
 
 class TrainingTable(Table):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from potstill.evaluation import Speed
 from potstill.reports.page import (
     Card,
     Cell,
@@ -22,7 +23,7 @@ from potstill.types import Score
 
 _METRICS = (
     ("perplexity", "perplexity", 2, False),
-    ("accuracy", "next token right", 1, True),
+    ("accuracy", "right", 1, True),
     ("agreement", "agrees with teacher", 1, True),
     ("kl_to_teacher", "KL to teacher, nats", 3, False),
     ("bits_per_byte", "bits per byte", 3, False),
@@ -62,7 +63,7 @@ def _lead(models: Mapping[str, ModelScores], scores: RunScores) -> str:
     kept = models[_STUDENT].kept["accuracy"]
     share = scores.sizes[_STUDENT].non_embedding / scores.sizes["teacher"].non_embedding
     lead = (
-        f"A student with {share:.0%} of its teacher's non-embedding parameters predicts the next token right "
+        f"A student with {share:.0%} of its teacher's non-embedding parameters is right "
         f"{kept.value:.1%} as often as its teacher."
     )
     control = models.get("hard_labels")
@@ -91,9 +92,19 @@ def _cards(models: Mapping[str, ModelScores], scores: RunScores) -> tuple[Card, 
         ),
     ]
     if scores.speeds:
-        fast, slow = (scores.speeds[name].decode_tokens_per_second for name in (_STUDENT, "teacher"))
-        cards.append(Card("decoding speed", f"{fast / slow:.2f} ×", f"{fast:,.0f} against {slow:,.0f} tokens/s"))
+        fast, slow = (_fastest(scores.speeds[name]) for name in (_STUDENT, "teacher"))
+        what = "decoding speed" if scores.speeds["teacher"].decode_tokens_per_second else "reading speed"
+        cards.append(Card(what, f"{fast / slow:.2f} ×", f"{fast:,.0f} against {slow:,.0f} tokens/s"))
     return tuple(cards)
+
+
+def _fastest(speed: Speed) -> float:
+    """Tokens written a second, or read by a model that doesn't write."""
+    return speed.decode_tokens_per_second or speed.prefill_tokens_per_second
+
+
+def _decoding(speed: Speed) -> str:
+    return "–" if speed.decode_tokens_per_second is None else f"{speed.decode_tokens_per_second:,.0f}"
 
 
 def _score_table(scores: RunScores, documents: int) -> Table:
@@ -115,7 +126,7 @@ def _score_table(scores: RunScores, documents: int) -> Table:
 
 
 def _cell(model: ModelScores, metric: str, decimals: int, is_share: bool) -> Cell:
-    if model.name == "teacher" and metric in ("agreement", "kl_to_teacher"):
+    if metric not in model.scores or (model.name == "teacher" and metric in ("agreement", "kl_to_teacher")):
         return Cell("–")
     found: Score = model.scores[metric]
     make = share_cell if is_share else number_cell
@@ -127,11 +138,7 @@ def _size_table(scores: RunScores) -> Table:
     for name, size in scores.sizes.items():
         speed = scores.speeds.get(name)
         figures = [_millions(size.total), _millions(size.non_embedding), f"{size.bytes / 2**20:.1f} MiB"]
-        figures += (
-            [f"{speed.prefill_tokens_per_second:,.0f}", f"{speed.decode_tokens_per_second:,.0f}"]
-            if speed
-            else ["–", "–"]
-        )
+        figures += [f"{speed.prefill_tokens_per_second:,.0f}", _decoding(speed)] if speed else ["–", "–"]
         rows.append(Row(IN_WORDS[name], [Cell(figure) for figure in figures], is_highlighted=name == _STUDENT))
     return Table(
         caption="Size and speed",

@@ -33,7 +33,12 @@ def draw_importance(importance: Importance, path: Path, *, title: str) -> None:
 def _neurons(axes: Axes | None, importance: Importance) -> bool:
     if axes is not None and importance.ffn.size:
         scores = -np.sort(-importance.ffn, axis=1)
-        _image(axes, _fewer(scores / scores.mean(1, keepdims=True)), "neurons, most important first", "score / mean of layer")
+        _image(
+            axes,
+            _fewer(scores / scores.mean(1, keepdims=True)),
+            "neurons, most important first",
+            "score / mean of layer",
+        )
         axes.set_xticks([])
     return bool(importance.ffn.size)
 

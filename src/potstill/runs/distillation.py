@@ -105,7 +105,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
 def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
     """One after another: the length of the last is known when the others are trained."""
     steps = job.settings.steps
-    yield Arm(STUDENT, job.measure, steps)
+    yield Arm(STUDENT, job.measure, steps, job.hidden)
     if job.control:
         yield Arm("hard_labels", HARD_LABELS, steps)
     if job.control and job.same_time:
@@ -132,7 +132,9 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
         job.teacher.model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     settings = replace(job.settings, steps=arm.steps)
     with folder.logging_steps(arm.name, newest_step(checkpoints)) as log:
-        for step in train(student, job.marker, job.batches, arm.measure, settings, folder=checkpoints):
+        for step in train(
+            student, job.marker, job.batches, arm.measure, settings, folder=checkpoints, hidden=arm.hidden
+        ):
             log.write(line_of(step))
             log.flush()
             yield step
@@ -157,6 +159,7 @@ def _measure(job: Job, model: PreTrainedModel, *, teacher: RememberingTeacher | 
         teacher=teacher,
         size=job.teacher.num_tokens,
         dtype=job.settings.dtype,
+        masking=job.masking,
     )
 
 

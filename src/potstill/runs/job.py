@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.data import PackedBatches, TokenCorpus
-from potstill.losses import SoftLabelLoss
+from potstill.data import Masking, TextBatches, TokenCorpus
+from potstill.losses import HiddenLoss, SoftLabelLoss
 from potstill.teachers import LiveTeacher
 from potstill.training import TrainingSettings
 from potstill.types import Teacher
@@ -29,13 +29,15 @@ class Job:
     untouched    also score the student as it was
     speed        also time teacher and student
     trackers     where steps are logged besides the folder
+    hidden       what hidden states add to the loss of the distilled student
+    masking      what is hidden of held-out text, for masked language models
     """
 
     teacher: LiveTeacher
     marker: Teacher
     tokenizer: PreTrainedTokenizerBase
     new_student: Callable[[], PreTrainedModel]
-    batches: PackedBatches
+    batches: TextBatches
     held_out: TokenCorpus
     measure: SoftLabelLoss
     settings: TrainingSettings
@@ -45,12 +47,15 @@ class Job:
     untouched: bool = True
     speed: bool = True
     trackers: tuple[str, ...] = ()
+    hidden: HiddenLoss | None = None
+    masking: Masking | None = None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One student of a run: its name in the folder, what it learns by, for how many steps."""
+    """One student of a run: its name in the folder, what it learns by (labels, hidden states), for how many steps."""
 
     name: str
     measure: SoftLabelLoss
     steps: int
+    hidden: HiddenLoss | None = None

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.data import TokenCorpus
+from potstill.data import Masking, TokenCorpus
 from potstill.evaluation import Measurement, ModelScores, Speed, compare, measure, scores_to_json, speed
 from potstill.models import (
     Size,
@@ -20,10 +20,11 @@ from potstill.models import (
     load_tokenizer,
     on_this_device,
     size_of,
+    task_of,
     this_device,
 )
 from potstill.runs.held_out import held_out_sample
-from potstill.teachers import LiveTeacher, shared_vocabulary
+from potstill.teachers import LiveTeacher, shared_predictions
 
 # In the order they are shown, with what they are called.
 IN_WORDS: Mapping[str, str] = {
@@ -75,28 +76,35 @@ def score_model(
     checking and measuring raise.
     """
     model = _loaded(source, length)
-    sample = held_out_sample(corpus, tokens, length)
+    sample = corpus if task_of(model) == "classes" else held_out_sample(corpus, tokens, length)
     dtype = faster_dtype(this_device())
+    masking = Masking.of(tokenizer) if task_of(model) == "masked" else None
+    rows = head_of(model).num_tokens
     if teacher_source is None:
-        size = min(head_of(model).num_tokens, len(sample.token_bytes))
-        found = {"model": measure(model, sample, length=length, size=size, dtype=dtype)}
+        size = rows if task_of(model) == "classes" else min(rows, len(sample.token_bytes))
+        found = {"model": measure(model, sample, length=length, size=size, dtype=dtype, masking=masking)}
         return scores_of(found, {"model": size_of(model)}, {"model": speed(model)})
     teacher = _loaded(teacher_source, length)
-    rows = {"teacher_rows": head_of(teacher).num_tokens, "student_rows": head_of(model).num_tokens}
-    marker = LiveTeacher(teacher, size=shared_vocabulary(load_tokenizer(teacher_source), tokenizer, **rows))
-    found = measure_both(marker, model, sample, length=length, dtype=dtype)
+    marker = LiveTeacher(teacher, size=shared_predictions(teacher, model, load_tokenizer(teacher_source), tokenizer))
+    found = measure_both(marker, model, sample, length=length, dtype=dtype, masking=masking)
     sizes = {"teacher": size_of(teacher), "model": size_of(model)}
     return scores_of(found, sizes, {"teacher": speed(teacher), "model": speed(model)})
 
 
 def measure_both(
-    teacher: LiveTeacher, model: PreTrainedModel, corpus: TokenCorpus, *, length: int, dtype: torch.dtype
+    teacher: LiveTeacher,
+    model: PreTrainedModel,
+    corpus: TokenCorpus,
+    *,
+    length: int,
+    dtype: torch.dtype,
+    masking: Masking | None = None,
 ) -> dict[str, Measurement]:
     """The teacher alone, and the model beside it, on the same text."""
     size = teacher.num_tokens
     return {
-        "teacher": measure(teacher.model, corpus, length=length, size=size, dtype=dtype),
-        "model": measure(model, corpus, length=length, teacher=teacher, size=size, dtype=dtype),
+        "teacher": measure(teacher.model, corpus, length=length, size=size, dtype=dtype, masking=masking),
+        "model": measure(model, corpus, length=length, teacher=teacher, size=size, dtype=dtype, masking=masking),
     }
 
 

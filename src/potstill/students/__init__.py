@@ -8,6 +8,8 @@ Each student is built from its own configuration, so plain `from_pretrained` rel
 
     copy_layers.py  copy_layers                        some of the teacher's layers and all the rest of it
     choices.py      choose_layers                      which: at even distances, from the ends, by importance one by one or as a run
+    choices.py      layers_to_imitate                  whose hidden state each student layer is to have
+    merging.py      merge_key_value_heads              fewer key-value heads, each the mean of neighbours
     prune.py        prune, Shape                       the most important layers, neurons, heads, channels
     importance.py   measure_importance -> Importance   how much each of them matters
     shapes.py       shape_of_size, largest_shape, sizes_of   which shape is so small, or so fast
@@ -23,6 +25,7 @@ from potstill.students.choices import (
     choose_layers,
     evenly_spaced,
     first_and_last,
+    layers_to_imitate,
     least_influential,
     least_missed,
     without_block,
@@ -31,7 +34,16 @@ from potstill.students.copy_layers import copy_layers
 from potstill.students.fresh import fresh
 from potstill.students.importance import Importance, cuttable_axes, measure_importance, with_losses
 from potstill.students.prune import Shape, prune
-from potstill.students.shapes import NON_EMBEDDING, TOTAL, Sizes, largest_shape, shape_of_share, shape_of_size, shaped, sizes_of
+from potstill.students.shapes import (
+    NON_EMBEDDING,
+    TOTAL,
+    Sizes,
+    largest_shape,
+    shape_of_share,
+    shape_of_size,
+    shaped,
+    sizes_of,
+)
 
 __all__ = [
     "BY_IMPORTANCE",
@@ -51,6 +63,7 @@ __all__ = [
     "first_and_last",
     "fresh",
     "largest_shape",
+    "layers_to_imitate",
     "least_influential",
     "least_missed",
     "measure_importance",

@@ -268,7 +268,7 @@ def _probes(
 
 def small(config: PreTrainedConfig, changes: Mapping[str, ConfigValue]) -> PreTrainedConfig:
     """The same with few layers and tokens, of the full width; for looking."""
-    tokens = {
+    tokens: dict[str, Any] = {
         name: (0 if isinstance(value, int) else None)
         for name, value in config.to_dict().items()
         if name.endswith("token_id") and not isinstance(value, dict)

@@ -8,6 +8,7 @@ import numpy as np
 
 from potstill.errors import ModelError
 from potstill.students.importance import Importance
+from potstill.types import Lineage
 
 LayerChoice = Literal["run", "one_by_one", "perplexity", "even", "first_last"]
 # Choices that look at the teacher; the other two count.
@@ -80,6 +81,15 @@ def without_block(importance: Importance, count: int) -> tuple[int, ...]:
     starts = range(layers - count) if count < layers - 1 else range(1)
     first = min(starts, key=lambda start: importance.turns[start, start + count])
     return (*range(first), *range(first + count, layers))
+
+
+def layers_to_imitate(lineage: Lineage, num_teacher_layers: int) -> tuple[tuple[int, int], ...]:
+    """(student layer, teacher layer) such that each student layer answers for its own teacher layer and those left out behind it.
+
+    A student of layers 0, 3, 5 of 6 has (0, 2), (1, 4), (2, 5): its layer 0 stands where 0, 1 and 2 stood.
+    """
+    ends = (*(layer - 1 for layer in lineage.layers[1:]), num_teacher_layers - 1)
+    return tuple((place, max(layer, end)) for place, (layer, end) in enumerate(zip(lineage.layers, ends, strict=True)))
 
 
 def _check_count(num_teacher_layers: int, num_student_layers: int) -> None:

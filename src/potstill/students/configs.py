@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 ConfigValue = bool | int | float | str | Sequence[int] | Sequence[str]
 
@@ -42,3 +42,9 @@ def by_layer(config: PreTrainedConfig) -> list[str]:
         and name not in _NOT_BY_LAYER
         and not name.endswith("_token_id")
     ]
+
+
+def copy_generation_config_(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
+    """How it writes; encoders and classifiers don't."""
+    if (found := getattr(teacher, "generation_config", None)) is not None:
+        student.generation_config = deepcopy(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.models.layers import layers_path
-from potstill.students.configs import changed_config
+from potstill.students.configs import changed_config, copy_generation_config_
 from potstill.types import Lineage
 
 # What a layer may know of its own place without behaving otherwise for it: which slot of the cache is its own.
@@ -39,7 +38,7 @@ def copy_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> tuple[PreTra
         student = kind._from_config(config, dtype=teacher.dtype)
     check_same_parts(teacher, student, path, layers)
     student.load_state_dict(dict(_copied_weights(teacher, path, layers)))
-    student.generation_config = deepcopy(teacher.generation_config)
+    copy_generation_config_(student, teacher)
     student.train(teacher.training)
     return student.to(teacher.device), Lineage(tuple(layers), source=teacher.name_or_path or type(teacher).__name__)
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.models import check_head
-from potstill.students.configs import ConfigValue, by_layer, changed_config
+from potstill.students.configs import ConfigValue, by_layer, changed_config, copy_generation_config_
 
 
 def fresh(config_of: PreTrainedModel, changes: Mapping[str, ConfigValue], seed: int) -> PreTrainedModel:
@@ -28,7 +28,8 @@ def fresh(config_of: PreTrainedModel, changes: Mapping[str, ConfigValue], seed: 
         torch.manual_seed(seed)
         try:
             config = changed_config(config_of.config, _kept_layers(config_of.config, changes), changes)
-            student = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            kind: Any = type(config_of)
+            student = kind._from_config(config, dtype=torch.float32)
             if student.device.type != "meta":
                 check_head(student)
         except ModelError:
@@ -36,7 +37,7 @@ def fresh(config_of: PreTrainedModel, changes: Mapping[str, ConfigValue], seed: 
         except (ValueError, TypeError, KeyError, RuntimeError, ArithmeticError, StrictDataclassError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"no {family} can be made with {dict(changes)}: {reason}") from error
-    student.generation_config = deepcopy(config_of.generation_config)
+    copy_generation_config_(student, config_of)
     return student.to(config_of.device)
 
 

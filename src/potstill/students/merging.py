@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.students.anatomy import answers_apart, noisy, small, without_memory
-from potstill.students.configs import changed_config
+from potstill.students.configs import changed_config, copy_generation_config_
 
 _SETTING = "num_key_value_heads"
 _TOLERANCE = 1e-4
@@ -62,7 +61,7 @@ def merge_key_value_heads(teacher: PreTrainedModel, count: int) -> PreTrainedMod
         weights = merged.state_dict()
         for name, weight in teacher.state_dict().items():
             weights[name].copy_(here[name].merged(weight, count) if name in here else weight)
-    merged.generation_config = deepcopy(teacher.generation_config)
+    copy_generation_config_(merged, teacher)
     merged.train(teacher.training)
     return merged.to(teacher.device)
 
@@ -93,7 +92,9 @@ def _places(model: PreTrainedModel, count: int) -> Iterator[_Heads]:
             continue
         gone = shape[dims[0]] - becomes[name][dims[0]]
         if len(dims) > 1 or gone <= 0 or gone % (heads - count):
-            raise ModelError(f"fewer key-value heads of {config.model_type} change {name} in a way that isn't understood")
+            raise ModelError(
+                f"fewer key-value heads of {config.model_type} change {name} in a way that isn't understood"
+            )
         width = gone // (heads - count)
         # Keys and values in one weight, behind the queries, are twice as wide as either.
         chunks = 1 if shape[dims[0]] == heads * width else 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,7 @@ from transformers import PreTrainedModel
 from potstill.errors import ModelError
 from potstill.models.layers import layers_path
 from potstill.students.anatomy import Axis, AxisName, axis_of, layer_of, rescale_, sliced, without_memory
-from potstill.students.configs import changed_config
+from potstill.students.configs import changed_config, copy_generation_config_
 from potstill.students.copy_layers import check_same_parts
 from potstill.students.importance import Importance
 from potstill.students.merging import merge_key_value_heads
@@ -69,7 +68,7 @@ def prune(teacher: PreTrainedModel, shape: Shape, importance: Importance) -> tup
     _fill_(student, teacher, path, layers, {name: axis for name, (axis, _) in axes.items()}, kept)
     if "hidden" in axes:
         rescale_(student.state_dict(), student, *axes["hidden"])
-    student.generation_config = deepcopy(teacher.generation_config)
+    copy_generation_config_(student, teacher)
     student.train(teacher.training)
     return student.to(teacher.device), Lineage(tuple(layers), source)
 

@@ -6,7 +6,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 
 from transformers import PreTrainedModel
 
@@ -78,7 +78,7 @@ def shape_of_size(
     """
     start = start or Shape()
 
-    @lru_cache(maxsize=None)
+    @cache
     def count(shape: Shape) -> int:
         return of(size_of(shaped(model, shape, axes)))
 

@@ -10,14 +10,14 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
     stored.py      StoredTeacher, on_device                    what it said is on disk
     remembering.py RememberingTeacher                          marks the same text once, for several models
     fake.py        FakeTeacher                                 a test double: depends on the last token read only
-    vocabulary.py  shared_vocabulary, check_chat_rendering     do teacher and student mean the same by a token, and a chat?
+    vocabulary.py  shared_predictions, check_chat_rendering    do teacher and student mean the same by a token, a class, a chat?
 """
 
 from potstill.teachers.fake import FakeTeacher
 from potstill.teachers.live import LiveTeacher
 from potstill.teachers.remembering import RememberingTeacher
 from potstill.teachers.stored import StoredTeacher, check_serves, on_device
-from potstill.teachers.vocabulary import check_chat_rendering, shared_vocabulary
+from potstill.teachers.vocabulary import check_chat_rendering, shared_predictions, shared_vocabulary
 
 __all__ = [
     "FakeTeacher",
@@ -27,5 +27,6 @@ __all__ = [
     "check_chat_rendering",
     "check_serves",
     "on_device",
+    "shared_predictions",
     "shared_vocabulary",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,18 +16,19 @@ _CHUNK = 256
 
 
 class LiveTeacher:
-    """A causal language model as a teacher: frozen, in evaluation mode, never part of a gradient.
+    """A model as a teacher: frozen, in evaluation mode, never part of a gradient.
 
     It freezes the model it is given in place: a student that is the same object could not learn.
     """
 
-    def __init__(self, model: PreTrainedModel, *, size: int) -> None:
-        """`size` is the number of tokens that get a probability, at most the rows of the model's head (ModelError)."""
+    def __init__(self, model: PreTrainedModel, *, size: int, layers: Sequence[int] = ()) -> None:
+        """`size` is the number of tokens that get a probability, at most the rows of the model's head (ModelError); what `layers` put
+        out comes with the targets."""
         head = head_of(model)
         if not 0 < size <= len(head.weight):
             raise ModelError(f"the teacher's head has {len(head.weight)} rows, so it can't mark {size} tokens")
         self.model = model.requires_grad_(False).eval()
-        self.num_tokens = size
+        self.num_tokens, self.layers = size, tuple(layers)
         # By Cauchy-Schwarz no logit exceeds this times the longest hidden state, so one number a batch shows that all
         # logits are finite. NaN and infinity in the weights make it NaN or infinite.
         weight = head.weight[:size]
@@ -41,9 +44,9 @@ class LiveTeacher:
         """
         batch = batch.to(device_of(self.model))
         with torch.no_grad():
-            states = hidden_states(self.model, batch, size=self.num_tokens)
+            states = hidden_states(self.model, batch, size=self.num_tokens, layers=self.layers)
             self._check_is_finite(states, batch)
-        return DenseTargets(states.rows, states.head)
+        return DenseTargets(states.rows, states.head, states.layers)
 
     def _check_is_finite(self, states: HiddenStates, batch: Batch) -> None:
         if len(states.rows) == 0:

@@ -83,7 +83,8 @@ def on_device(targets: SoftTargets, device: torch.device) -> SoftTargets:
         return SparseTargets(targets.ids.to(device), targets.probs.to(device), rest, targets.temperature)
     head = targets.head
     bias = None if head.bias is None else head.bias.to(device)
-    return DenseTargets(targets.rows.to(device), replace(head, weight=head.weight.to(device), bias=bias))
+    layers = {layer: states.to(device) for layer, states in targets.layers.items()}
+    return DenseTargets(targets.rows.to(device), replace(head, weight=head.weight.to(device), bias=bias), layers)
 
 
 def check_serves(store: Store, measure: SoftLabelLoss) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.errors import VocabularyError
+from potstill.models import head_of, task_of
 
 _ADVICE = "use a teacher and a student of one family, or give the student the teacher's tokenizer"
 
@@ -52,6 +53,32 @@ def shared_vocabulary(
     if size == 0:
         raise VocabularyError(f"teacher has {len(teacher):,} tokens, student {len(student):,}: one is empty; {_ADVICE}")
     return size
+
+
+def shared_predictions(
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+    student_tokenizer: PreTrainedTokenizerBase,
+) -> int:
+    """How many tokens, or classes, both mean the same by. VocabularyError where they predict other things, or name them otherwise."""
+    tasks = task_of(teacher), task_of(student)
+    if tasks[0] != tasks[1]:
+        raise VocabularyError(
+            f"the teacher ({type(teacher).__name__}) and the student ({type(student).__name__}) don't predict the same kind of thing: "
+            "take two of one kind"
+        )
+    if tasks[0] != "classes":
+        rows = {"teacher_rows": head_of(teacher).num_tokens, "student_rows": head_of(student).num_tokens}
+        return shared_vocabulary(teacher_tokenizer, student_tokenizer, **rows)
+    theirs, ours = teacher.config.label2id, student.config.label2id
+    if theirs != ours:
+        raise VocabularyError(
+            f"the teacher's classes are {theirs}, the student's {ours}: give both the same (label2id)"
+        )
+    rows = {"teacher_rows": teacher.config.vocab_size, "student_rows": student.config.vocab_size}
+    shared_vocabulary(teacher_tokenizer, student_tokenizer, **rows)
+    return int(teacher.config.num_labels or 0)
 
 
 def check_chat_rendering(

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import DataError, NotFiniteError
-from potstill.losses import SoftLabelLoss, Workspace, linear_loss
+from potstill.losses import HiddenLoss, SoftLabelLoss, Workspace, linear_loss
 from potstill.models import hidden_states
 from potstill.teachers import StoredTeacher, on_device
 from potstill.training.checkpoint import load_checkpoint_, newest_checkpoint, save_checkpoint
 from potstill.training.schedule import Cosine, Schedule
-from potstill.types import Batch, SoftTargets, Teacher
+from potstill.types import Batch, DenseTargets, SoftTargets, Teacher
 
 
 @runtime_checkable
@@ -86,8 +86,9 @@ def train(
     settings: TrainingSettings,
     *,
     folder: Path | None = None,
+    hidden: HiddenLoss | None = None,
 ) -> Iterator[Step]:
-    """Train the student in place, yielding after each optimizer step.
+    """Train the student in place, yielding after each optimizer step. `hidden` is added to the loss of the labels.
 
     With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On
     CPU, a run that was killed and resumed gives the same bits as one that was not. Raises NotFiniteError when loss or
@@ -100,24 +101,25 @@ def train(
         student.activation_checkpointing_enable({"use_reentrant": False})
     size = teacher.num_tokens if teacher is not None else None
     student.to(accelerator.device)
-    optimizer = _adamw(student, settings)
+    optimizer = adamw(student, settings)
     done = 0
     if folder is not None and (newest := newest_checkpoint(folder)) is not None:
         done = load_checkpoint_(newest, student, optimizer)
-    objective = accelerator.prepare_model(_Objective(student, measure, size, compiled=settings.compile_loss))
-    work = _ahead(_divided(batches.from_step(done), teacher if measure.needs_teacher else None, accelerator, settings))
+    asked = teacher if measure.needs_teacher or hidden is not None else None
+    objective = accelerator.prepare_model(_Objective(student, measure, hidden, size, compiled=settings.compile_loss))
+    work = _ahead(_divided(batches.from_step(done), asked, accelerator, settings))
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch, parts = next(work)
         rate = settings.learning_rate * settings.schedule.factor(index, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        sums = _gradient_of_step(accelerator, objective, teacher, batch, parts, measure, settings)
+        means = _gradient_of_step(accelerator, objective, asked, batch, parts, settings, hidden)
         norm = float(accelerator.clip_grad_norm_(student.parameters(), settings.max_gradient_norm) or 0.0)
-        _refuse_not_finite(index + 1, sums["loss"].item(), norm, rate)
+        refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step = _step(index + 1, sums, batch, rate, norm, started)
+        step = _step(index + 1, means, batch, rate, norm, started)
         if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
             save_checkpoint(folder, step.index, student, optimizer)
         yield step
@@ -158,19 +160,34 @@ def _divided(
 class _Objective(nn.Module):
     """The student with its loss, so that distributed wrappers see one forward pass that ends in the loss."""
 
-    def __init__(self, student: PreTrainedModel, measure: SoftLabelLoss, size: int | None, *, compiled: bool) -> None:
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        measure: SoftLabelLoss,
+        hidden: HiddenLoss | None,
+        size: int | None,
+        *,
+        compiled: bool,
+    ) -> None:
         super().__init__()
-        self.student, self.measure, self.size, self.compiled = student, measure, size, compiled
+        self.student, self.measure, self.hidden, self.size, self.compiled = student, measure, hidden, size, compiled
         self.workspace = Workspace()
 
-    def forward(self, batch: Batch, targets: SoftTargets | None) -> tuple[Tensor, dict[str, Tensor]]:
-        states = hidden_states(self.student, batch, size=self.size)
+    def forward(self, batch: Batch, targets: SoftTargets | None) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """(sum over predictions, sum over positions of what hidden states add, parts of the first)."""
+        wanted = () if self.hidden is None else self.hidden.student_layers
+        states = hidden_states(self.student, batch, size=self.size, layers=wanted)
         counted = batch.counted
         tokens, weights = batch.targets[counted], batch.weights[counted]
+        labels = targets if self.measure.needs_teacher else None
         loss = linear_loss(
-            states, targets, tokens, weights, self.measure, workspace=self.workspace, compiled=self.compiled
+            states, labels, tokens, weights, self.measure, workspace=self.workspace, compiled=self.compiled
         )
-        return loss.total, dict(loss.parts)
+        added = None
+        if self.hidden is not None:
+            theirs = targets.layers if isinstance(targets, DenseTargets) else {}
+            added = self.hidden(states.layers, theirs).sum()
+        return loss.total, added, dict(loss.parts)
 
 
 def _gradient_of_step(
@@ -179,29 +196,36 @@ def _gradient_of_step(
     teacher: Teacher | None,
     batch: Batch,
     parts_of_step: list[tuple[Batch, SoftTargets | None]],
-    measure: SoftLabelLoss,
     settings: TrainingSettings,
+    hidden: HiddenLoss | None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Accumulate the gradient of the step's mean loss; the sums of the loss and its parts over all processes."""
+    """Accumulate the gradient of the step's mean loss; the means of the loss and its parts over all processes."""
     world = accelerator.num_processes
     weight = batch.weight.clamp_min(torch.finfo(batch.weights.dtype).tiny).item()
-    sums: dict[str, Tensor] = {}
+    positions = max(1, int((batch.documents >= 0).sum()))
+    means: dict[str, Tensor] = {}
     device = accelerator.device.type
     for number, (micro, targets) in enumerate(parts_of_step):
         micro = micro.to(accelerator.device)
         is_last = number == len(parts_of_step) - 1
         with torch.autocast(device, settings.dtype, enabled=settings.dtype != torch.float32):
-            if targets is None and teacher is not None and measure.needs_teacher:
+            if targets is None and teacher is not None:
                 targets = teacher.label(micro)
             with _sync(accelerator, objective, is_last):
-                total, parts = objective(micro, None if targets is None else on_device(targets, accelerator.device))
+                total, added, parts = objective(
+                    micro, None if targets is None else on_device(targets, accelerator.device)
+                )
+                found = {name: value / weight for name, value in {"loss": total, **parts}.items()}
+                if hidden is not None:
+                    found["hidden"] = added / positions
+                    found["loss"] = found["loss"] + hidden.weight * found["hidden"]
                 # Wrappers average the gradient over processes; the weight of the step is already everybody's.
-                accelerator.backward(total * (world / weight))
-        for name, value in {"loss": total.detach(), **parts}.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
+                accelerator.backward(found["loss"] * world)
+        for name, value in found.items():
+            means[name] = means.get(name, torch.zeros((), device=value.device)) + value.detach()
     if world > 1:
-        sums = {name: accelerator.reduce(value, reduction="sum") for name, value in sums.items()}  # type: ignore[misc]
-    return {name: value / weight for name, value in sums.items()}
+        means = {name: accelerator.reduce(value, reduction="sum") for name, value in means.items()}  # type: ignore[misc]
+    return means
 
 
 def _sync(accelerator: Accelerator, objective: nn.Module, is_last: bool) -> AbstractContextManager[None]:
@@ -209,7 +233,7 @@ def _sync(accelerator: Accelerator, objective: nn.Module, is_last: bool) -> Abst
     return nullcontext() if is_last else accelerator.no_sync(objective)
 
 
-def _adamw(student: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
+def adamw(student: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     """Decay on matrices only, as is usual: norms and biases have no scale to keep small."""
     matrices = [p for p in student.parameters() if p.requires_grad and p.ndim >= 2]
     vectors = [p for p in student.parameters() if p.requires_grad and p.ndim < 2]
@@ -230,7 +254,8 @@ def _step(
     return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, batch.inputs.numel(), seconds)
 
 
-def _refuse_not_finite(index: int, loss: float, gradient_norm: float, rate: float) -> None:
+def refuse_not_finite(index: int, loss: float, gradient_norm: float, rate: float) -> None:
+    """NotFiniteError where loss or gradient are NaN or infinite."""
     if math.isfinite(loss) and math.isfinite(gradient_norm):
         return
     what = "loss" if not math.isfinite(loss) else "gradient"

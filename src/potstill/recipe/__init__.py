@@ -14,6 +14,7 @@ toml.py      the resolved recipe as TOML, and the JSON schema
 demo.py      the recipe of `potstill demo`, as long as this machine makes in its time
 starters.py  recipes to start from (starters/*.toml)
 build.py     tables -> objects
+text.py      [data] -> the tokenised text, learned and held out
 labelling.py a recipe -> what `potstill label` does
 job.py       a whole recipe -> a job in its run directory, everything checked
 """
@@ -29,10 +30,11 @@ from potstill.recipe.build import (
 )
 from potstill.recipe.decode import decode, load_recipe
 from potstill.recipe.demo import demo_recipe
-from potstill.recipe.job import BuiltJob, build_job, read_corpus, shared_tokenizer, tokenizer_of
+from potstill.recipe.job import BuiltJob, build_job, shared_tokenizer, tokenizer_of
 from potstill.recipe.labelling import build_labelling, labels_folder
 from potstill.recipe.schema import Recipe
 from potstill.recipe.starters import StarterRecipe, starter_recipes, write_starter
+from potstill.recipe.text import read_corpus
 from potstill.recipe.toml import json_schema, recipe_toml
 
 __all__ = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from potstill.recipe.kinds import (
     PrunedStudent,
     StudentTable,
 )
-from potstill.recipe.schema import LossTable, TrainingTable
+from potstill.recipe.schema import LossTable, Recipe, TrainingTable
 
 if TYPE_CHECKING:
     import torch
@@ -105,6 +106,16 @@ def build_settings(training: TrainingTable, *, steps: int, dtype: torch.dtype) -
         checkpoint_every=training.checkpoint_every,
         seed=training.seed,
     )
+
+
+def build_correction(recipe: Recipe, *, dtype: torch.dtype) -> TrainingSettings | None:
+    """How the teacher learns the text first: as the student does, but for how long and how fast."""
+    wanted = recipe.teacher.correction
+    if wanted is None:
+        return None
+    steps = max(1, round(wanted.tokens / (recipe.training.rows * recipe.training.length)))
+    settings = build_settings(recipe.training, steps=steps, dtype=dtype)
+    return replace(settings, learning_rate=wanted.learning_rate)
 
 
 def build_student(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.errors import RecipeError, VocabularyError
+from potstill.errors import RecipeError
 from potstill.recipe.build import (
-    build_batches,
+    build_correction,
     build_hidden,
     build_importance,
     build_measure,
@@ -20,22 +17,20 @@ from potstill.recipe.build import (
     num_steps,
 )
 from potstill.recipe.kinds import ModelStudent
-from potstill.recipe.schema import DataTable, Recipe
+from potstill.recipe.schema import Recipe
+from potstill.recipe.text import Say, check_is_apart, corpus_of_run, fingerprint_of_text, learned_and_held_out
 from potstill.recipe.toml import recipe_toml
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from potstill.data import TextBatches, TokenCorpus
+    from potstill.data import TokenCorpus
     from potstill.losses import HiddenLoss, SoftLabelLoss
-    from potstill.models import Task
     from potstill.runs import Job, RunFolder
     from potstill.students import Importance
     from potstill.teachers import LiveTeacher
     from potstill.types import Lineage, Teacher
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -57,22 +52,21 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         check_trackers,
         fingerprint_of_model,
         fingerprint_of_tokenizer,
-        held_out_sample,
     )
     from potstill.teachers import LiveTeacher
 
     check_trackers(recipe.training.trackers)
-    _check_is_apart(recipe.data, out)
+    check_is_apart(recipe.data, out)
     model, student, tokenizer, size = _checked_models(recipe, say)
     identity = {
         "teacher": fingerprint_of_model(model),
         "student": fingerprint_of_model(student),
         "tokenizer": fingerprint_of_tokenizer(tokenizer),
-        "text": _fingerprint_of_text(recipe.data),
+        "text": fingerprint_of_text(recipe.data),
     }
     folder = RunFolder.open(out, recipe_toml(recipe), identity)
-    task = task_of(model)
-    batches, held_out = _text(recipe, task, tokenizer, _corpus(recipe, folder, model, tokenizer, size, say))
+    corpus = corpus_of_run(recipe, folder, model, tokenizer, size, say)
+    batches, held_out = learned_and_held_out(recipe, task_of(model), tokenizer, corpus)
     training = recipe.training
     importance, lineage = _importance(recipe, folder, model, batches.corpus, say)
     hidden = build_hidden(recipe.loss, model, student, lineage)
@@ -87,12 +81,10 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         tokenizer=tokenizer,
         new_student=lambda: build_student(recipe.student, model, importance)[0],
         batches=batches,
-        # Labelled texts are short, and aren't cut.
-        held_out=held_out
-        if task == "classes"
-        else held_out_sample(held_out, recipe.evaluation.tokens, training.length),
+        held_out=held_out,
         measure=measure,
         hidden=hidden,
+        correction=build_correction(recipe, dtype=dtype),
         masking=batches.masking if isinstance(batches, MaskedBatches) else None,
         settings=build_settings(training, steps=steps, dtype=dtype),
         length=training.length,
@@ -102,17 +94,20 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         speed=recipe.evaluation.speed,
         trackers=training.trackers,
     )
-    facts = {
-        **identity,
-        "dtype": str(dtype).removeprefix("torch."),
+    sizes = {"teacher": asdict(size_of(model)), "student": asdict(size_of(student))}
+    return BuiltJob(job, folder, {**identity, **_facts(job), "sizes": sizes, "shared_vocabulary": size})
+
+
+def _facts(job: Job) -> dict[str, object]:
+    """How long it is, in what dtype, over what text."""
+    steps, batches = job.settings.steps, job.batches
+    return {
+        "dtype": str(job.settings.dtype).removeprefix("torch."),
         "steps": steps,
         "epochs": round(steps / batches.steps_per_epoch, 3),
         "text": asdict(batches.report),
         "held_out": {"documents": len(job.held_out), "tokens": job.held_out.num_tokens},
-        "sizes": {"teacher": asdict(size_of(model)), "student": asdict(size_of(student))},
-        "shared_vocabulary": size,
     }
-    return BuiltJob(job, folder, facts)
 
 
 def _marker(
@@ -178,69 +173,6 @@ def _importance(
     return found, lineage
 
 
-def _text(
-    recipe: Recipe, task: Task, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorpus
-) -> tuple[TextBatches, TokenCorpus]:
-    """(what is learned from, in batches; what is held out). RecipeError when either part is empty."""
-    training = recipe.training
-    shares = {"held_out": recipe.data.held_out, "search": recipe.data.search}
-    learned, held_out = (corpus.part(split, **shares) for split in ("train", "held_out"))
-    for part, what, advice in (
-        (learned, "leaves none to learn from", "lower it"),
-        (held_out, "holds none of them out, so nothing could be measured", "raise it"),
-    ):
-        if len(part) == 0:
-            raise RecipeError(
-                f"data.held_out = {recipe.data.held_out:g} of {len(corpus)} documents {what}: {advice}, or give more documents"
-            )
-    return build_batches(training, task, tokenizer, learned), held_out
-
-
-def read_corpus(
-    data: DataTable,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    classes: Mapping[str, int] | None = None,
-    most: int | None = None,
-    say: Say | None = None,
-) -> TokenCorpus:
-    """The tokenised text of [data], or of its first `most` documents; with `classes`, labelled."""
-    from potstill.data import Columns, read_documents, tokenize
-
-    sources = _sources(data)
-    columns = Columns(**data.columns.model_dump())
-    documents = chain.from_iterable(
-        read_documents(source, columns=columns, tokenizer=tokenizer, split=data.split) for source in sources
-    )
-    limits = [limit for limit in (most, data.max_documents) if limit is not None]
-    progress = None if say is None else lambda documents, tokens: say(f"{documents:,} documents, {tokens:,} tokens")
-    return tokenize(
-        islice(documents, min(limits)) if limits else documents, tokenizer, classes=classes, progress=progress
-    )
-
-
-def _corpus(
-    recipe: Recipe, folder: RunFolder, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, size: int, say: Say
-) -> TokenCorpus:
-    from potstill.data import TokenCorpus
-    from potstill.models import classes_of
-
-    kept = folder.path / "tokens"
-    if (kept / "corpus.json").exists():
-        return TokenCorpus.load(kept)
-    say(f"reading {', '.join(_sources(recipe.data))}")
-    classes = classes_of(model)
-    corpus = read_corpus(recipe.data, tokenizer, classes=classes)
-    if classes is None and corpus.num_tokens and int(corpus.ids.max()) >= size:
-        highest = int(corpus.ids.max())
-        raise VocabularyError(
-            f"the text has token {highest} ({tokenizer.decode([highest])!r}), and teacher and student share only the first {size:,}: "
-            "use a tokenizer without tokens of its own"
-        )
-    corpus.save(kept)
-    return TokenCorpus.load(kept)
-
-
 def shared_tokenizer(
     recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel
 ) -> tuple[int, PreTrainedTokenizerBase]:
@@ -277,30 +209,3 @@ def _dtype(recipe: Recipe, folder: RunFolder, faster_dtype: Callable[[torch.devi
     if not (folder.path / "dtype.json").exists():
         folder.write_json("dtype.json", {"dtype": str(faster_dtype(this_device())).removeprefix("torch.")})
     return getattr(torch, str(folder.read_json("dtype.json")["dtype"]))
-
-
-def _fingerprint_of_text(data: DataTable) -> str:
-    """Names and sizes of the files: cheap, and enough to notice that another text stands at the same place."""
-    from potstill.data import source_files
-
-    digest = hashlib.blake2b(digest_size=16)
-    for source in _sources(data):
-        digest.update(source.encode())
-        for file in source_files(source):
-            name = file.relative_to(Path(source).expanduser()).as_posix()
-            digest.update(f"{name} {file.stat().st_size}".encode())
-    return digest.hexdigest()
-
-
-def _check_is_apart(data: DataTable, out: Path) -> None:
-    """A run inside its own text would change the text as it goes, and be read as text the next time."""
-    for source in _sources(data):
-        folder = Path(source).expanduser()
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-            raise RecipeError(
-                f"the run's folder {out} lies inside the text it is to learn from ({source}): choose another (--out)"
-            )
-
-
-def _sources(data: DataTable) -> tuple[str, ...]:
-    return (data.source,) if isinstance(data.source, str) else data.source

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.errors import RecipeError, StoreError
-from potstill.recipe.job import Say, read_corpus, shared_tokenizer
+from potstill.recipe.job import shared_tokenizer
 from potstill.recipe.schema import LabelsTable, Recipe
+from potstill.recipe.text import Say, read_corpus
 
 if TYPE_CHECKING:
     from potstill.data import TokenCorpus

@@ -31,6 +31,15 @@ Sources = Annotated[
 ]
 
 
+class CorrectionTable(Table):
+    """A copy of the teacher first learns the text itself, from hard labels, and then marks in its place (Sreenivas et al. 2024)."""
+
+    tokens: Annotated[int, Field(ge=1)]
+    """How long: tokens read."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-4
+    """The peak of its schedule, which is that of the training."""
+
+
 class TeacherTable(Table):
     """The model that marks the text."""
 
@@ -40,6 +49,14 @@ class TeacherTable(Table):
     """A local folder, a name on the Hugging Face hub, a .gguf file, or "pocket": the small one that ships with potstill."""
     labels: Text | None = None
     """Where stored labels lie. Left out: soft_labels/ beside the run."""
+    correction: CorrectionTable | None = None
+    """For text far from what the teacher knows. Left out: it marks as it is. Scores are beside the uncorrected teacher all the same."""
+
+    @model_validator(mode="after")
+    def _correct_alive(self) -> TeacherTable:
+        if self.correction is not None and self.kind == "stored":
+            raise mistake('stored labels are the uncorrected teacher\'s: leave `correction` out, or set kind to "live"')
+        return self
 
 
 class LabelsTable(Table):

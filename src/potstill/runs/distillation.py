@@ -6,6 +6,7 @@ Everything done is in the folder before the next thing begins, and is taken from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 
 from accelerate import PartialState
@@ -18,11 +19,13 @@ from potstill.runs.folder import STUDENT, RunFolder, line_of
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS
 from potstill.runs.tracking import tracking
-from potstill.teachers import RememberingTeacher, StoredTeacher
+from potstill.teachers import LiveTeacher, RememberingTeacher, StoredTeacher
 from potstill.training import Step, newest_step, train
+from potstill.types import Teacher
 
 _SPEEDS = "speeds.json"
 _SAME_TIME = "same_time.json"
+CORRECTED = "corrected_teacher"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
 def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
     """One after another: the length of the last is known when the others are trained."""
     steps = job.settings.steps
+    if job.correction is not None:
+        yield Arm(CORRECTED, HARD_LABELS, job.correction.steps)
     yield Arm(STUDENT, job.measure, steps, job.hidden)
     if job.control:
         yield Arm("hard_labels", HARD_LABELS, steps)
@@ -127,20 +132,32 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     if _is_trained(folder, arm):
         return
     checkpoints = folder.of_arm(arm.name) / "checkpoints"
-    student = job.new_student()
-    if isinstance(job.marker, StoredTeacher):
+    is_correction = arm.name == CORRECTED
+    student = deepcopy(job.teacher.model).float().requires_grad_(True) if is_correction else job.new_student()
+    marker = _marker(job, folder) if arm.measure.needs_teacher or arm.hidden is not None else job.marker
+    if isinstance(marker, StoredTeacher) or (
+        job.correction is not None and not is_correction
+    ):  # the marker needs the room
         job.teacher.model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
-    settings = replace(job.settings, steps=arm.steps)
+    settings = job.correction if is_correction and job.correction is not None else job.settings
+    settings = replace(settings, steps=arm.steps)
     with folder.logging_steps(arm.name, newest_step(checkpoints)) as log:
-        for step in train(
-            student, job.marker, job.batches, arm.measure, settings, folder=checkpoints, hidden=arm.hidden
-        ):
+        for step in train(student, marker, job.batches, arm.measure, settings, folder=checkpoints, hidden=arm.hidden):
             log.write(line_of(step))
             log.flush()
             yield step
     if folder.is_written_here:
         save_model(student, job.tokenizer, folder.of_arm(arm.name) / "student")
     PartialState().wait_for_everyone()
+
+
+def _marker(job: Job, folder: RunFolder) -> Teacher:
+    """Who marks: the corrected teacher, where there is one."""
+    if job.correction is None:
+        return job.marker
+    corrected = load_model(folder.of_arm(CORRECTED) / "student", dtype=job.teacher.model.dtype)
+    layers = () if job.hidden is None else job.hidden.teacher_layers
+    return LiveTeacher(on_this_device(corrected), size=job.teacher.num_tokens, layers=layers)
 
 
 def _is_trained(folder: RunFolder, arm: Arm) -> bool:

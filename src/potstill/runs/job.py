@@ -30,6 +30,7 @@ class Job:
     speed        also time teacher and student
     trackers     where steps are logged besides the folder
     hidden       what hidden states add to the loss of the distilled student
+    correction   how a copy of the teacher first learns the text from hard labels, and then marks in its place; None: it doesn't
     masking      what is hidden of held-out text, for masked language models
     """
 
@@ -49,6 +50,7 @@ class Job:
     trackers: tuple[str, ...] = ()
     hidden: HiddenLoss | None = None
     masking: Masking | None = None
+    correction: TrainingSettings | None = None
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from potstill.teachers import LiveTeacher, shared_predictions
 IN_WORDS: Mapping[str, str] = {
     "teacher": "teacher",
     "model": "model",
+    "corrected_teacher": "corrected teacher",
     "untouched": "untouched student",
     "hard_labels": "hard labels, same tokens",
     "hard_labels_same_time": "hard labels, same time",

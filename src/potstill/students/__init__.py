@@ -14,6 +14,7 @@ Each student is built from its own configuration, so plain `from_pretrained` rel
     importance.py   measure_importance -> Importance   how much each of them matters
     shapes.py       shape_of_size, largest_shape, sizes_of   which shape is so small, or so fast
     anatomy.py      axis_of -> Axis   where neurons, heads and channels lie in the weights of any architecture
+    probes.py       small, random or memoryless models to ask how an architecture behaves
     fresh.py        fresh                                        random weights in a smaller shape
     configs.py      changed_config                               one configuration from another, per-layer lists included
 """

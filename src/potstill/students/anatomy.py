@@ -15,18 +15,17 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.students.configs import ConfigValue, changed_config
+from potstill.students.probes import answers_apart, noisy, small, without_memory
 
 AxisName = Literal["ffn", "heads", "hidden"]
 AXES: tuple[AxisName, ...] = ("ffn", "heads", "hidden")
 _FFN = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim", "ffn_hidden_size", "ffn_size")
 _TOLERANCE = {"ffn": 1e-4, "heads": 1e-4, "hidden": 1e-3}
-_PROBE_TOKENS, _PROBE_LAYERS, _PROBE_VOCABULARY = 24, 2, 64
 
 
 # (class, configuration, axis) -> what was found: looking takes seconds.
@@ -109,25 +108,6 @@ def _found(model: PreTrainedModel, name: AxisName) -> Axis:
         f"{name} of {model.config.model_type} can't be cut: a model with units put to zero doesn't answer as one without them (they differ "
         f"by {min(problems):.2g} of the answers' size in the best of {len(problems)} layouts)"
     )
-
-
-def without_memory(kind: type[PreTrainedModel], config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of a configuration, shapes alone. ModelError where there can be none."""
-    try:
-        with torch.device("meta"):
-            return kind._from_config(config)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        RuntimeError,
-        ArithmeticError,
-        AssertionError,
-        StrictDataclassError,
-    ) as error:
-        raise ModelError(
-            f"no {config.model_type} of that shape can be made: {' '.join(str(error).split())[:200]}"
-        ) from error
 
 
 def settings_of(config: PreTrainedConfig, name: AxisName) -> list[str]:
@@ -264,36 +244,6 @@ def _probes(
     """(a random model of few layers and tokens and the full width, the configuration of the narrower one)."""
     whole = small(config, axis.changes(config, axis.size))
     return noisy(kind, whole), small(config, axis.changes(config, len(_some_kept(axis))))
-
-
-def small(config: PreTrainedConfig, changes: Mapping[str, ConfigValue]) -> PreTrainedConfig:
-    """The same with few layers and tokens, of the full width; for looking."""
-    tokens: dict[str, Any] = {
-        name: (0 if isinstance(value, int) else None)
-        for name, value in config.to_dict().items()
-        if name.endswith("token_id") and not isinstance(value, dict)
-    }
-    layers = range(min(_PROBE_LAYERS, config.num_hidden_layers))
-    return changed_config(config, layers, {**changes, **tokens, "vocab_size": _PROBE_VOCABULARY})
-
-
-def noisy(kind: Any, config: PreTrainedConfig) -> PreTrainedModel:
-    """A random model in which every weight says something; the same each time."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = kind._from_config(config, dtype=torch.float32).eval()
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(torch.randn_like(weight), alpha=0.3 if weight.ndim == 1 else 1.5 / min(weight.shape) ** 0.5)
-    return model
-
-
-def answers_apart(one: PreTrainedModel, other: PreTrainedModel) -> float:
-    """How far two small models' answers are apart, over their size."""
-    tokens = torch.arange(_PROBE_TOKENS).remainder(_PROBE_VOCABULARY - 3).add(3)[None]
-    with torch.no_grad():
-        first, second = (model(input_ids=tokens)[0].float() for model in (one, other))
-    return ((first - second).abs().max() / first.abs().max().clamp_min(1e-30)).item()
 
 
 def _some_kept(axis: Axis) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.students.anatomy import answers_apart, noisy, small, without_memory
 from potstill.students.configs import changed_config, copy_generation_config_
+from potstill.students.probes import answers_apart, noisy, small, without_memory
 
 _SETTING = "num_key_value_heads"
 _TOLERANCE = 1e-4

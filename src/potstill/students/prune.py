@@ -15,11 +15,12 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.models.layers import layers_path
-from potstill.students.anatomy import Axis, AxisName, axis_of, layer_of, rescale_, sliced, without_memory
+from potstill.students.anatomy import Axis, AxisName, axis_of, layer_of, rescale_, sliced
 from potstill.students.configs import changed_config, copy_generation_config_
 from potstill.students.copy_layers import check_same_parts
 from potstill.students.importance import Importance
 from potstill.students.merging import merge_key_value_heads
+from potstill.students.probes import without_memory
 from potstill.types import Lineage
 
 

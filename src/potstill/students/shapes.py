@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.models import Size, size_of
-from potstill.students.anatomy import Axis, AxisName, without_memory
+from potstill.students.anatomy import Axis, AxisName
 from potstill.students.configs import changed_config
+from potstill.students.probes import without_memory
 from potstill.students.prune import Shape
 
 # Kernels and four-bit formats like widths that divide by this; where that is coarse, a sixteenth of the width.

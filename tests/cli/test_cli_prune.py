@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from commands import Workshop
@@ -137,3 +138,19 @@ def test_prune_to_parameters_bytes_and_speed(workshop: Workshop):
         assert 0.5 * most < size_of(made).total <= most + 1e3
         assert (workshop.path / f"to-{to}" / "importance.png").stat().st_size > 10_000
     assert "as fast as that" in workshop.refused(*CUT, "--to", "99x", "--out", "fast")
+
+
+def test_a_student_that_learns_through_adapters(workshop: Workshop):
+    sets = ("--set", "training.lora={rank=2, alpha=8.0}", "--set", "training.learning_rate=0.02")
+    result = workshop.run("distill", "recipe.toml", *sets, "--out", "run")
+    assert result.exit_code == 0, result.output
+    made = AutoModelForCausalLM.from_pretrained(workshop.path / "run" / "student")
+    teacher = AutoModelForCausalLM.from_pretrained(workshop.path / "teacher")
+    names = dict(teacher.named_parameters())
+    assert not [name for name, _ in made.named_parameters() if "lora" in name or name not in names]
+    assert (made.get_input_embeddings().weight == teacher.get_input_embeddings().weight).all()
+    assert not (made.model.layers[0].mlp.up_proj.weight == names["model.layers.0.mlp.up_proj.weight"]).all()
+    shutil.rmtree(workshop.path / "run" / "student")  # as if it had been killed before the student was there
+    (workshop.path / "run" / "measurements" / "distilled.npz").unlink()
+    again = workshop.run("distill", "recipe.toml", *sets, "--out", "run")
+    assert again.exit_code == 0, again.output

@@ -143,6 +143,16 @@ def build_student(
             return students.fresh(teacher, student.changes, student.seed), None
 
 
+def build_learner(recipe: Recipe, teacher: PreTrainedModel, importance: Importance | None) -> PreTrainedModel:
+    """The untouched student of the recipe with what it learns through."""
+    from potstill.students import add_lora
+
+    student, _ = build_student(recipe.student, teacher, importance)
+    if (lora := recipe.training.lora) is None:
+        return student
+    return add_lora(student, rank=lora.rank, alpha=lora.alpha, targets=lora.targets)
+
+
 def build_prune_shape(student: PrunedStudent, teacher: PreTrainedModel, importance: Importance) -> Shape:
     """The shape that [student] describes; layers are chosen by the scores."""
     from potstill.students import Shape, choose_layers, cuttable_axes, shape_of_share

@@ -149,6 +149,17 @@ class LossTable(Table):
     """Hidden states beside the labels; left out: labels alone. The teacher must be live, and as wide as the student."""
 
 
+class LoraTable(Table):
+    """The student learns through low-rank adapters alone, which are merged into its weights at the end (needs the extra `lora`)."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    """Of the adapters."""
+    alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    """Their factor is alpha / rank."""
+    targets: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)] | None = None
+    """Which layers, by the ends of their names (["q_proj", "v_proj"]); left out: all linear ones but the head."""
+
+
 class TrainingTable(Table):
     """How the student learns. Exactly one of `tokens`, `steps` and `epochs` says for how long."""
 
@@ -182,6 +193,8 @@ class TrainingTable(Table):
     """Of the order of the text and of dropout."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward pass; auto measures which is faster on this machine."""
+    lora: LoraTable | None = None
+    """Through adapters; left out: all weights learn."""
     gradient_checkpointing: bool = False
     """Compute activations twice to keep fewer of them: less memory, about a third slower."""
     compile_loss: bool = False

@@ -19,6 +19,7 @@ from potstill.runs.folder import STUDENT, RunFolder, line_of
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS
 from potstill.runs.tracking import tracking
+from potstill.students import merge_lora_
 from potstill.teachers import LiveTeacher, RememberingTeacher, StoredTeacher
 from potstill.training import Step, newest_step, train
 from potstill.types import Teacher
@@ -147,7 +148,7 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
             log.flush()
             yield step
     if folder.is_written_here:
-        save_model(student, job.tokenizer, folder.of_arm(arm.name) / "student")
+        save_model(merge_lora_(student), job.tokenizer, folder.of_arm(arm.name) / "student")
     PartialState().wait_for_everyone()
 
 

@@ -14,6 +14,7 @@ Each student is built from its own configuration, so plain `from_pretrained` rel
     importance.py   measure_importance -> Importance   how much each of them matters
     shapes.py       shape_of_size, largest_shape, sizes_of   which shape is so small, or so fast
     anatomy.py      axis_of -> Axis   where neurons, heads and channels lie in the weights of any architecture
+    lora.py         add_lora, merge_lora_              learn through low-rank adapters alone (peft)
     probes.py       small, random or memoryless models to ask how an architecture behaves
     fresh.py        fresh                                        random weights in a smaller shape
     configs.py      changed_config                               one configuration from another, per-layer lists included
@@ -34,6 +35,7 @@ from potstill.students.choices import (
 from potstill.students.copy_layers import copy_layers
 from potstill.students.fresh import fresh
 from potstill.students.importance import Importance, cuttable_axes, measure_importance, with_losses
+from potstill.students.lora import add_lora, merge_lora_
 from potstill.students.prune import Shape, prune
 from potstill.students.shapes import (
     NON_EMBEDDING,
@@ -56,6 +58,7 @@ __all__ = [
     "LayerChoice",
     "Shape",
     "Sizes",
+    "add_lora",
     "axis_of",
     "choose_layers",
     "copy_layers",
@@ -68,6 +71,7 @@ __all__ = [
     "least_influential",
     "least_missed",
     "measure_importance",
+    "merge_lora_",
     "prune",
     "shape_of_share",
     "shape_of_size",

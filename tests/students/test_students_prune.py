@@ -319,3 +319,25 @@ def test_the_largest_shape_that_fits():
         largest_shape(teacher, axes, lambda _: False)
     total = shape_of_size(teacher, axes, 0.7 * size_of(teacher).total)
     assert 0.4 < size_of(prune(teacher, total, Importance.unmeasured(teacher))[0]).total / size_of(teacher).total <= 0.7
+
+
+def test_a_configuration_in_half_precision_is_looked_at_in_full():
+    teacher = tiny_model("llama", settings=SETTINGS["llama"] | {"dtype": "bfloat16"})
+    assert axis_of(teacher, "ffn") == axis_of(tiny_model("llama", settings=SETTINGS["llama"]), "ffn")
+
+
+def test_nine_heads_leave_several_widths():
+    settings = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+    }
+    with torch.device("meta"):
+        teacher = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **settings))
+    shape = shape_of_share(teacher, dict(cuttable_axes(teacher)), 0.6)
+    assert shape.hidden == 432
+    assert shape.ffn is not None
+    assert 0.65 < shape.ffn / 1536 < 0.8

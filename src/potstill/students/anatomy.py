@@ -221,7 +221,7 @@ def _disagreement(kind: type[PreTrainedModel], config: PreTrainedConfig, axis: A
     """How far a small random model with units at zero is from the model without them, over the size of its answers."""
     parent, child_config = _probes(kind, config, axis)
     kept = _some_kept(axis)
-    child = kind._from_config(child_config).eval()
+    child = kind._from_config(child_config, dtype=torch.float32).eval()
     here = {one.parameter: one for one in axis.slices}
     state = parent.state_dict()
     cut = {

@@ -19,6 +19,7 @@ from potstill.students.prune import Shape
 
 # Kernels and four-bit formats like widths that divide by this; where that is coarse, a sixteenth of the width.
 _STEP = 32
+_LEAST_WIDTHS = 8
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,7 @@ def _hidden_sizes(model: PreTrainedModel, axes: dict[AxisName, Axis], start: Sha
     if "hidden" not in axes or start.hidden is not None:
         return
     size = axes["hidden"].size
-    # Families that check it want a width that their heads divide.
-    step = math.lcm(_step(size), start.heads or model.config.num_attention_heads)
+    step = _hidden_step(size, start.heads or model.config.num_attention_heads)
     for hidden in range(step, size, step):
         yield replace(start, hidden=hidden), hidden / size
 
@@ -141,6 +141,15 @@ def _neurons_for(shape: Shape, ffn: Axis, budget: float, count: Callable[[Shape]
     each = (most - least) / max(1, ffn.size - step)
     found = ffn.size if each == 0 else min(ffn.size, step + int((budget - least) / each))
     return found if found == ffn.size else max(step, found // step * step)
+
+
+def _hidden_step(size: int, heads: int) -> int:
+    """Families that check it (Llama, Gemma) want a width that their heads divide: as many channels as kernels like, where that leaves at
+    least eight widths; else half as many, and so on. SmolLM2's 9 heads and 576 channels have steps of 72."""
+    step = _step(size)
+    while step > 1 and size // math.lcm(step, heads) < _LEAST_WIDTHS:
+        step //= 2
+    return math.lcm(step, heads)
 
 
 def _step(size: int) -> int:

@@ -9,7 +9,8 @@ import pytest
 from commands import Workshop
 from transformers import AutoModelForCausalLM
 
-from potstill.cli.pruning import target_of
+from potstill.cli.pruning import enough_documents, target_of
+from potstill.data import Document, Part, split_of
 from potstill.errors import RecipeError
 from potstill.models import size_of
 
@@ -154,3 +155,18 @@ def test_a_student_that_learns_through_adapters(workshop: Workshop):
     (workshop.path / "run" / "measurements" / "distilled.npz").unlink()
     again = workshop.run("distill", "recipe.toml", *sets, "--out", "run")
     assert again.exit_code == 0, again.output
+
+
+def test_a_large_corpus_is_not_read_whole():
+    read = []
+
+    def documents():
+        for number in range(10_000):
+            read.append(number)
+            yield Document(str(number), (Part("x" * 3_000, True),))
+
+    found = list(enough_documents(documents(), {"train": 10_000, "held_out": 2_000}, length=512))
+    assert len(read) == len(found) < 200
+    corpus = {split: sum(split_of(one.key) == split for one in found) for split in ("train", "held_out")}
+    assert corpus["train"] * 3_000 >= 60_000
+    assert corpus["held_out"] * 3_000 >= 12_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
-from potstill.data import TokenCorpus, read_documents, tokenize
+from potstill.data import Document, Split, TokenCorpus, read_documents, split_of, tokenize
 from potstill.errors import DataError, RecipeError
 from potstill.evaluation import measure, score, speed
 from potstill.models import check_context, load_model, load_tokenizer, on_this_device, save_model
@@ -39,6 +40,8 @@ from potstill.students import (
 )
 
 _HELD_OUT_TOKENS = 20_000
+# Generous, so that there is rather too much text than too little.
+_CHARACTERS_A_TOKEN, _CONTEXTS_A_DOCUMENT = 6, 2
 
 
 @dataclass(frozen=True)
@@ -73,13 +76,17 @@ def prune_model(
     console: Console,
 ) -> None:
     """Load, look, cut, measure, save."""
+    disable_progress_bar()
     target = None if wanted.to is None else target_of(wanted.to)
     if not any((wanted.to, wanted.layers, wanted.ffn, wanted.heads, wanted.kv_heads, wanted.hidden)):
         raise RecipeError("nothing is to be cut: say --to 60%, or --layers, --ffn, --heads, --kv-heads, --hidden")
     console.print(f"[dim]loading {escape(teacher)} …[/dim]")
     model, tokenizer = on_this_device(load_model(teacher)), load_tokenizer(teacher)
     check_context(model, length)
-    corpus = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer)
+    documents = enough_documents(
+        read_documents(data, tokenizer=tokenizer), {"train": tokens, "held_out": _HELD_OUT_TOKENS}, length
+    )
+    corpus = tokenize(documents, tokenizer)
     looked_at, held_out = (corpus.part(split) for split in ("train", "held_out"))
     if min(len(looked_at), len(held_out)) == 0:
         raise DataError(
@@ -101,6 +108,18 @@ def prune_model(
         f'\nmodel    [bold]{escape(str(out))}[/bold]  (student.kind = "model", student.model = {str(out)!r})'
         f"\npicture  {escape(str(out / 'importance.png'))}"
     )
+
+
+def enough_documents(documents: Iterable[Document], tokens: Mapping[Split, int], length: int) -> Iterator[Document]:
+    """The first ones, until each split has about so many tokens, a few contexts from each document: a large corpus isn't read whole."""
+    missing = {split: _CHARACTERS_A_TOKEN * count for split, count in tokens.items()}
+    for document in documents:
+        yield document
+        split = split_of(document.key)
+        if split in missing:
+            missing[split] -= min(len(document.text), _CONTEXTS_A_DOCUMENT * _CHARACTERS_A_TOKEN * length)
+        if max(missing.values()) <= 0:
+            return
 
 
 def target_of(to: str) -> Target:

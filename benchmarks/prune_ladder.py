@@ -68,16 +68,20 @@ class Arm:
 
 def arms() -> Iterator[Arm]:
     """The ones that say most first."""
-    for share in SHARES:
+    first = SHARES[0]
+    for by in ("untouched", "distilled", "hard labels"):
+        yield Arm("width", first, by)
+    for by in ("distilled", "hard labels"):
+        yield Arm("width, random", first, by)
+    for by in ("untouched", "distilled", "hard labels"):
+        yield Arm("depth, a run", first, by)
+    for by in ("untouched", "distilled"):
+        yield Arm("depth, one by one", first, by)
+    yield Arm("width", first, "half and half")
+    for share in SHARES[1:]:
         for cut in ("width", "depth, a run"):
             for by in ("untouched", "distilled", "hard labels"):
                 yield Arm(cut, share, by)
-        if share == SHARES[0]:
-            for by in ("distilled", "hard labels"):
-                yield Arm("width, random", share, by)
-            yield Arm("depth, one by one", share, "untouched")
-            yield Arm("depth, one by one", share, "distilled")
-            yield Arm("width", share, "half and half")
 
 
 def corpora(source: str, tokenizer, tokens: int, held_out: int) -> tuple[TokenCorpus, TokenCorpus]:
@@ -168,9 +172,68 @@ def run(wanted: argparse.Namespace, out: Path) -> dict:
             sums = kept(measure(student, held_out, length=LENGTH, teacher=beside))
             found["arms"][key] = sums | {"seconds": seconds, "sizes": asdict(sizes_of(student))}
             out.write_text(json.dumps(found), "utf-8")
+            (HERE / f"prune_ladder_{wanted.teacher}.md").write_text(page(found, wanted), "utf-8")
             mean = np.sum(sums["nll"]) / np.sum(sums["tokens"])
             print(f"{key}: {mean:.3f} nats, accuracy {np.sum(sums['hits']) / np.sum(sums['tokens']):.1%}", flush=True)
     return found
+
+
+def page(found: dict, wanted: argparse.Namespace) -> str:
+    """What is finished: a row an arm, over all its seeds."""
+    teacher = {name: np.array(found["teacher"][name]) for name in ("tokens", "nll", "hits")}
+    tokens = teacher["tokens"]
+    draws = np.random.default_rng(0).integers(0, len(tokens), (4_000, len(tokens)))
+
+    def interval(values: np.ndarray, over: np.ndarray) -> tuple[float, float, float]:
+        """(sum over documents / the other sum, and its 95 % interval)."""
+        low, high = np.quantile(values[draws].sum(1) / over[draws].sum(1), (0.025, 0.975))
+        return values.sum() / over.sum(), low, high
+
+    rows = []
+    for arm in arms():
+        seeds = [one for key, one in found["arms"].items() if key.rpartition("/")[0] == arm.name]
+        if not seeds:
+            continue
+        sums = {name: np.mean([one[name] for one in seeds], 0) for name in ("nll", "hits", "kl", "agreements")}
+        mean, low, high = interval(sums["nll"], tokens)
+        kept, kept_low, kept_high = interval(sums["hits"], teacher["hits"])
+        against = ""
+        others = [
+            one
+            for key, one in found["arms"].items()
+            if key.rpartition("/")[0] == Arm(arm.cut, arm.share, "hard labels").name
+        ]
+        if arm.by in ("distilled", "half and half") and others:
+            hard = np.mean([one["nll"] for one in others], 0)
+            against = "{:+.3f} ({:+.3f} to {:+.3f})".format(*interval(sums["nll"] - hard, tokens))
+        size = seeds[0]["sizes"]["model"]["non_embedding"]
+        rows.append(
+            f"| {arm.cut} | {arm.by} | {size / 1e6:.1f} M | {mean:.3f} ({low:.3f} to {high:.3f}) | {against} | "
+            f"{kept:.1%} ({kept_low:.1%} to {kept_high:.1%}) | {sums['agreements'].sum() / tokens.sum():.1%} | "
+            f"{sums['kl'].sum() / tokens.sum():.3f} | {len(seeds)} |"
+        )
+    own = teacher["nll"].sum() / tokens.sum()
+    right = teacher["hits"].sum() / tokens.sum()
+    size = found["teacher"]["sizes"]["model"]["non_embedding"]
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return "\n".join(
+        [
+            f"# A ladder of students: {wanted.teacher}",
+            "",
+            f"*{date.today().isoformat()}; `benchmarks/prune_ladder.py`; {os.cpu_count()} cores "
+            f"({torch.backends.cpu.get_cpu_capability()}), float32; {packages}.*",
+            f"*{found['learn']:,} tokens of {Path(wanted.text).name} read once in steps of {wanted.rows} x {LENGTH}; loss on "
+            f"{int(tokens.sum()):,} tokens of {len(tokens)} held-out documents. The teacher: {size / 1e6:.1f} M parameters without",
+            f"embeddings, loss {own:.3f}, next token right {right:.1%}.*",
+            "",
+            "| cut | learns by | not embeddings | loss, nats | minus hard labels' | accuracy kept | agrees | KL to teacher | seeds |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *rows,
+            "",
+            "In brackets 95 % intervals from a bootstrap over documents, of means over seeds; differences are paired by document.",
+            "",
+        ]
+    )
 
 
 def main() -> None:
@@ -187,7 +250,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     out = Path("runs") / f"prune_ladder_{wanted.teacher}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    run(wanted, out)
+    found = run(wanted, out)
+    print(page(found, wanted))
 
 
 if __name__ == "__main__":

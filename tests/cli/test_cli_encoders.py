@@ -103,5 +103,10 @@ def test_mistakes_with_encoders(workshop: Workshop):
         assert message in workshop.refused("distill", "encoder.toml", *sets, "--out", "wrong"), words
 
 
+def test_encoders_have_no_stored_labels(workshop: Workshop):
+    set_up(workshop, "masked")
+    assert "causal language models alone" in workshop.refused("label", "encoder.toml", "--out", "labels")
+
+
 def test_starters_for_encoders_decode():
     assert {"distilbert", "classifier"} <= {starter.name for starter in starter_recipes()}

@@ -64,6 +64,7 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
         hold_in_,
         load_model,
         on_this_device,
+        task_of,
         this_device,
     )
     from potstill.recipe.build import build_student
@@ -73,6 +74,11 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
 
     say(f"loading {recipe.teacher.model}")
     model = load_model(recipe.teacher.model)
+    if task_of(model) != "causal":
+        raise RecipeError(
+            f"labels are stored for causal language models alone, and {recipe.teacher.model} is a {type(model).__name__}: "
+            "distil it with the teacher live"
+        )
     size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model)[0])
     length = recipe.training.length
     check_context(model, length)

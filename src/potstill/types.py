@@ -139,25 +139,6 @@ class SparseTargets:
     rest: Float[Tensor, " predictions"] | None
     temperature: float = 1.0
 
-    @classmethod
-    def from_ragged(
-        cls,
-        ids: Int[Tensor, " listed"],
-        probs: Float[Tensor, " listed"],
-        offsets: Int[Tensor, " bounds"],
-        rest: Float[Tensor, " predictions"] | None,
-        temperature: float = 1.0,
-    ) -> SparseTargets:
-        """From a list of tokens for each prediction, one after another (CSR): those of prediction i stand at offsets[i] up to
-        offsets[i + 1]."""
-        counts = offsets.diff()
-        slots = int(counts.max()) if len(counts) else 0
-        rows = torch.arange(len(counts), device=ids.device)
-        place = torch.arange(len(ids), device=ids.device) + torch.repeat_interleave(rows * slots - offsets[:-1], counts)
-        padded_ids, padded_probs = ids.new_full((len(counts), slots), -1), probs.new_zeros((len(counts), slots))
-        padded_ids.view(-1)[place], padded_probs.view(-1)[place] = ids, probs
-        return cls(padded_ids, padded_probs, rest, temperature)
-
     @property
     def is_sampled(self) -> bool:
         """Whether this is an unbiased sample rather than a partition into events."""

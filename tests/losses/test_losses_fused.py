@@ -267,21 +267,3 @@ def test_backward_hands_the_gradient_on_once():
 @pytest.mark.parametrize(("rows", "most", "expected"), [(1024, 682, 512), (0, 64, 1), (1, 64, 1), (129, 64, 43)])
 def test_chunks_are_even(rows, most, expected):
     assert engine.even_chunks(rows, most) == expected
-
-
-def test_ragged_targets_are_those_with_unused_slots():
-    student = student_of(torch.float64)
-    padded = targets_of("padded", torch.float64, 1.0)
-    is_used = padded.ids >= 0
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), is_used.sum(-1).cumsum(0)])
-    ragged = SparseTargets.from_ragged(padded.ids[is_used], padded.probs[is_used], offsets, padded.rest)
-    assert ragged.ids.shape[1] == is_used.sum(-1).max()
-    tokens, weights = torch.zeros(ROWS, dtype=torch.int64), torch.ones(ROWS)
-    one, other = (linear_loss(student, targets, tokens, weights, SoftLabelLoss()).total for targets in (padded, ragged))
-    torch.testing.assert_close(one, other, rtol=1e-12, atol=0.0)
-
-
-def test_no_ragged_targets_at_all():
-    nothing = torch.zeros(0)
-    ragged = SparseTargets.from_ragged(nothing.long(), nothing, torch.zeros(1, dtype=torch.int64), None)
-    assert ragged.ids.shape == (0, 0)

@@ -33,6 +33,11 @@ class Masking:
     ordinary: NDArray[np.bool_]
     rate: float = 0.15
 
+    @property
+    def around(self) -> int:
+        """How many tokens stand around a window."""
+        return (self.first is not None) + (self.last is not None)
+
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, rate: float = 0.15) -> Masking:
         """As the tokenizer has it; DataError for one without a mask token."""
@@ -72,7 +77,7 @@ class MaskedBatches:
     @cached_property
     def windows(self) -> list[tuple[int, int, int]]:
         """(document, first token, tokens) of each, without what stands around it."""
-        return _windows(self.corpus, self.masking, self._room)
+        return _windows(self.corpus, self.masking, self.length)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -82,8 +87,7 @@ class MaskedBatches:
     @cached_property
     def report(self) -> PackingReport:
         """What becomes of the corpus; of what is learned from, a share is predicted in each epoch."""
-        sizes = np.array([size for _, _, size in self.windows])
-        width = np.minimum(self.length, sizes.max() + self.length - self._room)
+        sizes = np.array([size for _, _, size in self.windows]) + self.masking.around
         learned = int(sum(self.masking.ordinary[self.corpus.ids[self._span(window)]].sum() for window in self.windows))
         return PackingReport(
             documents=len(self.corpus),
@@ -93,14 +97,8 @@ class MaskedBatches:
             rows=len(self.windows),
             samples_cut=0,
             tokens_lost=0,
-            padding_share=1
-            - float(sizes.sum() + len(sizes) * (self.length - self._room)) / (len(sizes) * float(width)),
+            padding_share=1 - float(sizes.sum()) / (len(sizes) * float(sizes.max())),
         )
-
-    @property
-    def _room(self) -> int:
-        """Tokens of the text in a window."""
-        return self.length - (self.masking.first is not None) - (self.masking.last is not None)
 
     def _span(self, window: tuple[int, int, int]) -> slice:
         begin = int(self.corpus.offsets[window[0]]) + window[1]
@@ -120,23 +118,22 @@ class MaskedBatches:
 
 def masked_in_order(corpus: TokenCorpus, masking: Masking, *, length: int, rows: int) -> Iterator[Batch]:
     """One pass in order; what is hidden depends on the document alone: for measuring."""
-    around = (masking.first is not None) + (masking.last is not None)
-    windows = _windows(corpus, masking, length - around)
+    windows = _windows(corpus, masking, length)
     for start in range(0, len(windows), rows):
         some = windows[start : start + rows]
         yield _batch(corpus, masking, [(one, np.random.default_rng([_MEASURING, *one])) for one in some])
 
 
 def _windows(corpus: TokenCorpus, masking: Masking, length: int) -> list[tuple[int, int, int]]:
-    windows = []
+    windows, room = [], length - masking.around
     for document in range(len(corpus)):
         start, end = int(corpus.offsets[document]), int(corpus.offsets[document + 1])
         if end > start and corpus.ids[start] == masking.first:
             start += 1
         if end > start and corpus.ids[end - 1] == masking.last:
             end -= 1
-        for first in range(start, end, length):
-            size = min(length, end - first)
+        for first in range(start, end, room):
+            size = min(room, end - first)
             if masking.ordinary[corpus.ids[first : first + size]].any():
                 windows.append((document, first - int(corpus.offsets[document]), size))
     return windows

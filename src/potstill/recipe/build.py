@@ -231,9 +231,8 @@ def num_steps(training: TrainingTable, *, tokens_per_step: int, steps_per_epoch:
 
 
 def _layers(student: CopiedStudent, num_teacher_layers: int) -> Sequence[int]:
-    from potstill.students import evenly_spaced, first_and_last
+    from potstill.students import choose_layers
 
     if not isinstance(student.layers, int):
         return student.layers
-    choose = first_and_last if student.choose == "first_last" else evenly_spaced
-    return choose(num_teacher_layers, student.layers)
+    return choose_layers(student.choose or "even", num_teacher_layers, student.layers)

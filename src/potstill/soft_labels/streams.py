@@ -47,12 +47,6 @@ class Ragged:
     counts: Counts
     rest: NDArray[np.float32] | None = None
 
-    def take(self, order: NDArray[np.int64]) -> Ragged:
-        """These predictions, in this order."""
-        places = _places(self.counts, order)
-        rest = None if self.rest is None else self.rest[order]
-        return Ragged(self.ids[places], self.probs[places], self.counts[order], rest)
-
 
 def gaps_of(ranks: NDArray[np.int64], counts: Counts) -> NDArray[np.uint32]:
     """Ascending numbers of each prediction as the first one and the gaps after it."""

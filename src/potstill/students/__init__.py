@@ -22,7 +22,6 @@ Each student is built from its own configuration, so plain `from_pretrained` rel
 
 from potstill.students.anatomy import Axis, AxisName, axis_of
 from potstill.students.choices import (
-    BY_IMPORTANCE,
     LayerChoice,
     choose_layers,
     evenly_spaced,
@@ -49,7 +48,6 @@ from potstill.students.shapes import (
 )
 
 __all__ = [
-    "BY_IMPORTANCE",
     "NON_EMBEDDING",
     "TOTAL",
     "Axis",

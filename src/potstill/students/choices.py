@@ -11,8 +11,6 @@ from potstill.students.importance import Importance
 from potstill.types import Lineage
 
 LayerChoice = Literal["run", "one_by_one", "perplexity", "even", "first_last"]
-# Choices that look at the teacher; the other two count.
-BY_IMPORTANCE: tuple[LayerChoice, ...] = ("run", "one_by_one", "perplexity")
 
 
 def choose_layers(choice: LayerChoice, there: int, stay: int, importance: Importance | None = None) -> tuple[int, ...]:

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +32,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from potstill.data import PackedBatches, TokenCorpus, read_documents, tokenize
 from potstill.evaluation import Measurement, measure
 from potstill.losses import ForwardKL, SoftLabelLoss
-from potstill.models import head_of, load_model, load_tokenizer
+from potstill.models import faster_dtype, head_of, load_model, load_tokenizer
 from potstill.soft_labels import Sampled, Store, begin_store, label
 from potstill.students import (
     Importance,
@@ -129,7 +132,10 @@ def learned(
     """Trains the student; seconds."""
     rate = wanted.random_rate if arm.cut.endswith("random") else wanted.rate
     steps = learn.num_tokens // (wanted.rows * LENGTH)
-    settings = TrainingSettings(steps=steps, learning_rate=rate, schedule=Cosine(warmup=0.1, floor=0.1), seed=seed)
+    schedule = Cosine(warmup=0.1, floor=0.1)
+    settings = TrainingSettings(
+        steps=steps, learning_rate=rate, schedule=schedule, seed=seed, dtype=faster_dtype("cpu")
+    )
     batches = PackedBatches(learn, LENGTH, wanted.rows, seed=seed)
     began = time.perf_counter()
     for step in train(student, marker, batches, MEASURES[arm.by], settings):
@@ -162,6 +168,7 @@ def run(wanted: argparse.Namespace, out: Path) -> dict:
     store = Store(folder) if folder.exists() else labels_of(teacher, learn, folder)
     marker = StoredTeacher(store, learn, tokenizer="", measure=SOFT)
     found |= {"learn": learn.num_tokens, "documents": len(learn), "held_out": held_out.num_tokens}
+    found["dtype"] = str(faster_dtype("cpu")).removeprefix("torch.")
     for seed in range(wanted.seeds):
         for arm in arms():
             key = f"{arm.name}/{0 if arm.by == 'untouched' else seed}"
@@ -221,7 +228,7 @@ def page(found: dict, wanted: argparse.Namespace) -> str:
             f"# A ladder of students: {wanted.teacher}",
             "",
             f"*{date.today().isoformat()}; `benchmarks/prune_ladder.py`; {os.cpu_count()} cores "
-            f"({torch.backends.cpu.get_cpu_capability()}), float32; {packages}.*",
+            f"({torch.backends.cpu.get_cpu_capability()}), students trained in {found['dtype']}; {packages}.*",
             f"*{found['learn']:,} tokens of {Path(wanted.text).name} read once in steps of {wanted.rows} x {LENGTH}; loss on "
             f"{int(tokens.sum()):,} tokens of {len(tokens)} held-out documents. The teacher: {size / 1e6:.1f} M parameters without",
             f"embeddings, loss {own:.3f}, next token right {right:.1%}.*",

@@ -10,6 +10,7 @@ intervals: of one model, of what a student keeps of its teacher, of the differen
 measuring.py   one pass over the text: tokens, nats, hits, KL, agreements, calibration bins, a document
 scores.py      metrics, retention and differences, with a bootstrap over documents
 comparison.py  several models side by side: rows of scores, JSON, a Markdown table
+questions.py   a user's own questions: exact, choice, regex, a Python function
 speed.py       prefill and decode tokens a second
 """
 
@@ -22,20 +23,27 @@ from potstill.evaluation.comparison import (
     scores_to_json,
 )
 from potstill.evaluation.measuring import Measurement, measure
+from potstill.evaluation.questions import JUDGINGS, Judging, Question, Questions, answer_scores, read_questions
 from potstill.evaluation.scores import LOWER_IS_BETTER, METRICS, NEEDS_TEACHER, difference, retention, score
 from potstill.evaluation.speed import Speed, speed
 
 __all__ = [
+    "JUDGINGS",
     "LOWER_IS_BETTER",
     "METRICS",
     "NEEDS_TEACHER",
+    "Judging",
     "Measurement",
     "ModelScores",
+    "Question",
+    "Questions",
     "Speed",
+    "answer_scores",
     "compare",
     "difference",
     "load_scores",
     "measure",
+    "read_questions",
     "retention",
     "save_scores",
     "score",

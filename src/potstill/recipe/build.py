@@ -16,6 +16,7 @@ from potstill.recipe.kinds import (
     LinearTable,
     ModelStudent,
     PrunedStudent,
+    SearchedStudent,
     StudentTable,
 )
 from potstill.recipe.schema import LossTable, Recipe, TrainingTable
@@ -141,6 +142,8 @@ def build_student(
             return load_model(student.model), None
         case FreshStudent():
             return students.fresh(teacher, student.changes, student.seed), None
+        case SearchedStudent():
+            raise RecipeError('this recipe looks for its student (student.kind = "search"): run it with `potstill compress`')
 
 
 def build_learner(recipe: Recipe, teacher: PreTrainedModel, importance: Importance | None) -> PreTrainedModel:

@@ -141,7 +141,77 @@ class PrunedStudent(Table):
         return self
 
 
-StudentTable = Annotated[CopiedStudent | PrunedStudent | ModelStudent | FreshStudent, Field(discriminator="kind")]
+class BarTable(Table):
+    """What the student must reach, on held-out text or on questions of your own."""
+
+    metric: Literal["accuracy", "bits", "agreement", "questions"] = "accuracy"
+    """accuracy: next tokens right. bits: bits a byte better than token frequencies. agreement: with the teacher. questions: of a file."""
+    least: Annotated[float, Field(gt=0.0)]
+    """As a share of what the teacher reaches (0.95), or of itself if absolute."""
+    absolute: bool = False
+    """Whether `least` is the metric's own value; of bits: at most so many bits a byte."""
+    questions: Text | None = None
+    """A JSONL file of questions: {"prompt": ..., "answer": ...}, and "choices" where the answer is one of several."""
+    judging: Literal["exact", "choice", "regex", "python"] | None = None
+    """How answers are judged; left out: by choice where there are choices, else exact."""
+    how: str = ""
+    """regex: the pattern whose last match is the answer. python: module:function of (prompt, answer, written), 0 to 1."""
+    new_tokens: Annotated[int, Field(ge=1)] = 32
+    """How much the model writes as an answer, at most."""
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> BarTable:
+        if (self.metric == "questions") != (self.questions is not None):
+            raise mistake('`questions` = "FILE" goes with metric = "questions", and the one needs the other')
+        if not self.absolute and self.least > 1:
+            raise mistake(f"`least` is a share of what the teacher reaches, found {self.least:g}: 0.95, or set absolute = true")
+        if self.judging in ("regex", "python") and not self.how:
+            raise mistake(f"judging by {self.judging} needs `how`: a pattern, or module:function")
+        return self
+
+
+class SearchedStudent(Table):
+    """The student is the smallest of many that clears the bars (`potstill compress`)."""
+
+    kind: Literal["search"]
+    """search: the smallest that clears the bars."""
+    bars: Annotated[tuple[BarTable, ...], Field(strict=False)] = ()
+    """What it must reach, all of them. None: the best within the limits."""
+    shares: Annotated[
+        tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(strict=False, min_length=1)
+    ] = (0.85, 0.70, 0.60, 0.50, 0.40, 0.30, 0.22, 0.15)
+    """The ladder: shares of the teacher's parameters that are not embeddings."""
+    cuts: Annotated[tuple[Literal["width", "depth", "both"], ...], Field(strict=False, min_length=1)] = (
+        "width",
+        "depth",
+        "both",
+    )
+    """How each size is cut."""
+    screened: Annotated[int, Field(ge=1)] = 2
+    """Cuts of a size that go on after a look at them untrained."""
+    looks: Annotated[int, Field(ge=1)] = 3
+    """How many candidates may be judged on held-out text; the interval of each is as much wider."""
+    until_flat: bool = False
+    """A candidate that has stopped improving has learned enough."""
+    tokens: Annotated[int, Field(ge=1)] = 50_000
+    """How much of the text to learn from is looked at for what matters."""
+    max_parameters: Annotated[int, Field(ge=1)] | None = None
+    """At most so many parameters."""
+    max_bytes: Annotated[int, Field(ge=1)] | None = None
+    """At most so many bytes of weights, of two bytes a parameter."""
+    int4: bool = True
+    """See whether the bars are cleared with weights of four bits as well."""
+
+    @model_validator(mode="after")
+    def _search_something(self) -> SearchedStudent:
+        if not self.bars and self.max_parameters is None and self.max_bytes is None:
+            raise mistake("nothing is asked of the student: say what it must keep (`bars`), or how large it may be (`max_parameters`)")
+        return self
+
+
+StudentTable = Annotated[
+    CopiedStudent | PrunedStudent | ModelStudent | FreshStudent | SearchedStudent, Field(discriminator="kind")
+]
 
 
 class ForwardKLTable(Table):

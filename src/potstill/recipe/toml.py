@@ -47,6 +47,8 @@ def _value(value: object) -> str:
             return _text(value)
         case list() | tuple():
             return f"[{', '.join(map(_value, value))}]"
+        case Mapping():  # in a list: tables of their own are written by _table
+            return f"{{ {', '.join(f'{_key(str(key))} = {_value(inner)}' for key, inner in value.items())} }}"
         case _:
             raise TypeError(f"a recipe holds no {type(value).__name__}")
 

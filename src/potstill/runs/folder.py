@@ -65,7 +65,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if not PartialState().is_main_process:
                 return folder
-            folder._lock()
+            folder.lock()
             if is_begun and folder._has_results():
                 folder._check_is_ours(recipe, identity)
                 folder._sweep()
@@ -92,6 +92,11 @@ class RunFolder:
         """Write a file of the run, if this process is the one that does; RunDirectoryError when it can't be written."""
         if self.is_written_here:
             self._write(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """The same for text."""
+        if self.is_written_here:
+            self._write(name, text)
 
     def read_json(self, name: str) -> dict[str, object]:
         """A file of the run; RunDirectoryError when it can't be read."""
@@ -175,7 +180,8 @@ class RunFolder:
             for left in (*place.glob(".student-*"), *place.glob(".*.part-*"), *place.glob(".part-*")):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
-    def _lock(self) -> None:
+    def lock(self) -> None:
+        """Keep other processes out for as long as this one lives; RunDirectoryError where one is in already."""
         where = self.path.resolve()
         if where in _LOCKS:
             return

@@ -7,7 +7,7 @@ Out: a `Step` after each optimizer step; the caller logs, evaluates, saves or st
         print(step.index, step.loss)
 
 loop.py        the loop, on Accelerate: one screen
-schedule.py    learning rate over the steps: Cosine, Linear, Constant
+schedule.py    learning rate over the steps: Cosine, Linear, Constant, WarmupStableDecay
 classifiers.py train_classifier: any torch classifier, images and all
 checkpoint.py  everything a killed run needs to go on bit for bit: weights, optimizer, random state, step
 checks.py      before step 0: student = teacher gives zero, and what share of the gradient each term has
@@ -17,7 +17,7 @@ from potstill.training.checkpoint import newest_step
 from potstill.training.checks import SelfCheck, self_check
 from potstill.training.classifiers import train_classifier
 from potstill.training.loop import Batches, Step, TrainingSettings, train
-from potstill.training.schedule import Constant, Cosine, Linear, Schedule
+from potstill.training.schedule import Constant, Cosine, Linear, Schedule, WarmupStableDecay
 
 __all__ = [
     "Batches",
@@ -28,6 +28,7 @@ __all__ = [
     "SelfCheck",
     "Step",
     "TrainingSettings",
+    "WarmupStableDecay",
     "newest_step",
     "self_check",
     "train",

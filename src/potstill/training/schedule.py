@@ -53,6 +53,23 @@ class Cosine:
         return _rise(index, steps, self.warmup) * (self.floor + (1 - self.floor) * left)
 
 
+@dataclass(frozen=True)
+class WarmupStableDecay:
+    """Up in `rising` steps, level, and from step `decay_from` down to 0 as 1 - sqrt (Hu et al. 2024, arXiv:2404.06395; the form: Hägele et al.
+    2024, arXiv:2405.18392). Steps and not shares: what is learned while the rate is level is the same whatever the run's length, so that
+    runs of several lengths share it."""
+
+    rising: int
+    decay_from: int | None = None
+
+    def factor(self, index: int, steps: int) -> float:
+        """The factor, in [0, 1]."""
+        up = min(1.0, (index + 1) / self.rising) if self.rising else 1.0
+        if self.decay_from is None or index < self.decay_from:
+            return up
+        return up * (1 - math.sqrt((index - self.decay_from + 1) / (steps - self.decay_from + 1)))
+
+
 def _rise(index: int, steps: int, warmup: float) -> float:
     # The first step already learns: (index + 1), so that a warm-up of n steps has no wasted step at rate 0.
     rising = warmup * steps

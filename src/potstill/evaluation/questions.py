@@ -1,0 +1,175 @@
+"""Questions with known answers: a user's own measure of whether a model does its job.
+
+One JSON object a line. `prompt` and `answer`, and `choices` where the answer is one of several. How an answer is judged:
+
+exact     what the model writes, up to a line break, is the answer (case and outer space don't count)
+choice    of the choices the answer is the one the model finds likeliest, per byte of it (acc_norm of lm-evaluation-harness)
+regex     the last match of a pattern in what the model writes (its first group, if it has one) is the answer
+python    a function (prompt, answer, written) -> 0 to 1, named as module:function
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from potstill.errors import DataError
+from potstill.models.forward import device_of, evaluating
+
+Judging = Literal["exact", "choice", "regex", "python"]
+JUDGINGS: tuple[Judging, ...] = ("exact", "choice", "regex", "python")
+_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked and what is right. `choices` is empty where the model writes freely."""
+
+    prompt: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Questions and how their answers are judged. `how` is the pattern of "regex", the function of "python"."""
+
+    name: str
+    items: tuple[Question, ...]
+    judging: Judging
+    how: str = ""
+    new_tokens: int = 32
+    judge: Callable[[str, str, str], float] = field(default=lambda *_: 0.0, compare=False)
+
+    def split(self) -> tuple[Questions, Questions]:
+        """(a third to choose by, two thirds to judge by), by the hash of the question."""
+        chosen_by = tuple(one for one in self.items if blake2b(one.prompt.encode(), digest_size=2).digest()[0] % 3 == 0)
+        rest = tuple(one for one in self.items if one not in set(chosen_by))
+        return replace(self, items=chosen_by), replace(self, items=rest)
+
+
+def read_questions(path: Path, *, judging: Judging | None = None, how: str = "", new_tokens: int = 32) -> Questions:
+    """The questions of a JSONL file; DataError naming the line that isn't one. Judged as choices where the first has some."""
+    items = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the questions {path} can't be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            items.append(_question(line, f"{path}, line {number}"))
+    if len(items) < 3:
+        raise DataError(f"{path} has {len(items)} questions, too few to choose by some and judge by others")
+    judging = judging or ("choice" if items[0].choices else "regex" if how and ":" not in how else "exact")
+    if judging == "choice" and not all(one.choices for one in items):
+        raise DataError(f"{path}: a question without `choices` can't be judged by choice: judge by exact, regex or python")
+    return Questions(path.stem, tuple(items), judging, how, new_tokens, _judge(judging, how))
+
+
+def answer_scores(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, *, length: int, rows: int = _ROWS
+) -> NDArray[np.float64]:
+    """[questions]: how right each answer is, 0 to 1. Written answers are greedy. Prompts keep their last `length` tokens."""
+    with evaluating(model), torch.inference_mode():
+        if questions.judging == "choice":
+            return np.array([_is_likeliest(model, tokenizer, one, length) for one in questions.items], float)
+        found = []
+        for start in range(0, len(questions.items), rows):
+            items = questions.items[start : start + rows]
+            written = _written(model, tokenizer, [one.prompt for one in items], questions.new_tokens, length)
+            found += [float(questions.judge(one.prompt, one.answer, text)) for one, text in zip(items, written, strict=True)]
+    return np.array(found, float)
+
+
+def _question(line: str, where: str) -> Question:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON: {error}") from error
+    if not isinstance(found, Mapping) or not isinstance(found.get("prompt"), str) or "answer" not in found:
+        raise DataError(f'{where}: a question is {{"prompt": "...", "answer": "..."}}, found {line[:80]}')
+    choices = tuple(str(one) for one in found.get("choices") or ())
+    answer = found["answer"]
+    if choices and isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        answer = choices[answer]
+    if choices and str(answer) not in choices:
+        raise DataError(f"{where}: the answer {answer!r} is none of the choices, nor the number of one (from 0)")
+    return Question(found["prompt"], str(answer), choices)
+
+
+def _judge(judging: Judging, how: str) -> Callable[[str, str, str], float]:
+    match judging:
+        case "exact" | "choice":
+            return lambda _, answer, written: float(_plain(written.strip().split("\n")[0]) == _plain(answer))
+        case "regex":
+            try:
+                pattern = re.compile(how)
+            except re.error as error:
+                raise DataError(f"{how!r} is no regular expression: {error}") from error
+            return lambda _, answer, written: float(_plain(_last(pattern, written)) == _plain(answer))
+        case "python":
+            module, _, name = how.partition(":")
+            try:
+                return getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise DataError(
+                    f"no function {how!r} can be imported ({error}): name it as module:function, from where the command runs"
+                ) from error
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str:
+    matches = list(pattern.finditer(text))
+    return (matches[-1][1] if pattern.groups else matches[-1][0]) if matches else ""
+
+
+def _written(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], new_tokens: int, length: int
+) -> list[str]:
+    """What the model goes on with, greedily. Prompts are padded on the left."""
+    ids = [tokenizer(prompt)["input_ids"][-(length - new_tokens) :] for prompt in prompts]
+    width = max(len(one) for one in ids)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    inputs = torch.tensor([[pad] * (width - len(one)) + list(one) for one in ids], device=device_of(model))
+    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in ids], device=device_of(model))
+    generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
+    out = generate(
+        inputs,
+        attention_mask=mask,
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        pad_token_id=pad,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+    )
+    return [tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
+
+
+def _is_likeliest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: Question, length: int) -> float:
+    prompt = list(tokenizer(question.prompt)["input_ids"])
+    best, chosen = -np.inf, ""
+    for choice in question.choices:
+        text = choice if question.prompt[-1:].isspace() else f" {choice}"
+        tail = list(tokenizer(text, add_special_tokens=False)["input_ids"]) or [0]
+        ids = torch.tensor([(prompt + tail)[-length:]], device=device_of(model))
+        log_q = model(ids).logits[0, -len(tail) - 1 : -1].float().log_softmax(-1)
+        found = log_q.gather(-1, ids[0, -len(tail) :, None]).sum().item() / max(1, len(choice.encode()))
+        if found > best:
+            best, chosen = found, choice
+    return float(chosen == question.answer)

@@ -1,0 +1,264 @@
+"""A recipe whose student is searched -> the search in its run directory. Everything that can be refused is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from potstill.errors import RecipeError
+from potstill.recipe.build import build_batches, build_measure, build_settings, num_steps
+from potstill.recipe.kinds import BarTable, SearchedStudent
+from potstill.recipe.labelling import build_codec
+from potstill.recipe.schema import Recipe
+from potstill.recipe.text import Say, check_is_apart, fingerprint_of_text, read_corpus, sources_of
+from potstill.recipe.toml import recipe_toml
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from potstill.data import TokenCorpus
+    from potstill.evaluation import Questions
+    from potstill.runs import RunFolder
+    from potstill.search import Bar, LadderWanted, Search, Texts
+    from potstill.data import TextBatches
+    from potstill.search.kept import Facts
+
+# The text to choose by is read again and again: so many tokens of it at most.
+_CHOOSING_TOKENS = 30_000
+
+
+def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
+    """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
+    import torch
+
+    from potstill.models import (
+        check_context,
+        check_head,
+        check_packing,
+        faster_dtype,
+        head_of,
+        hold_in_,
+        load_model,
+        load_tokenizer,
+        on_this_device,
+        task_of,
+        this_device,
+    )
+    from potstill.runs import RunFolder, fingerprint_of_model, fingerprint_of_tokenizer
+    from potstill.search import Search, SearchJob
+    from potstill.soft_labels import Manifest
+    from potstill.teachers import LiveTeacher, shared_predictions
+
+    wanted = recipe.student
+    if not isinstance(wanted, SearchedStudent):
+        raise RecipeError(
+            f'`potstill compress` looks for the student, and this recipe has one (student.kind = "{wanted.kind}"): run it with '
+            '`potstill distill`, or set student.kind = "search"'
+        )
+    if recipe.teacher.kind == "stored" or recipe.teacher.correction is not None or recipe.loss.hidden is not None:
+        raise RecipeError(
+            "a search stores the teacher's labels itself, and learns from them alone: leave teacher.kind, teacher.correction and "
+            "loss.hidden out"
+        )
+    check_is_apart(recipe.data, out)
+    say(f"loading {recipe.teacher.model}")
+    model, tokenizer = load_model(recipe.teacher.model), load_tokenizer(recipe.teacher.model)
+    if task_of(model) != "causal":
+        raise RecipeError(f"the search is for causal language models, and {recipe.teacher.model} is a {type(model).__name__}")
+    length = recipe.training.length
+    check_context(model, length)
+    check_head(model)
+    check_packing(model)
+    size = shared_predictions(model, model, tokenizer, tokenizer)
+    identity = {
+        "teacher": fingerprint_of_model(model),
+        "tokenizer": fingerprint_of_tokenizer(tokenizer),
+        "text": fingerprint_of_text(recipe.data),
+    }
+    folder = _folder(out, recipe)
+    facts = _facts(recipe, identity)
+    corpus = _corpus(recipe, folder, tokenizer, facts["text"], say)
+    dtype = _dtype(recipe, folder, str(faster_dtype(this_device())).removeprefix("torch."))
+    facts = {step: {**found, "dtype": dtype} for step, found in facts.items()}
+    hold_in_(model, getattr(torch, dtype))
+    texts, batches, steps = _texts(recipe, tokenizer, corpus)
+    head = head_of(model)
+    manifest = Manifest(
+        codec=build_codec(recipe.labels, recipe.loss.temperature),
+        num_tokens=size,
+        tokenizer=identity["tokenizer"],
+        teacher={"name": recipe.teacher.model, "fingerprint": identity["teacher"], "dtype": str(model.dtype)},
+        context=length,
+        temperature=recipe.loss.temperature,
+        seed=recipe.labels.seed,
+        rows=recipe.labels.rows,
+        head={"scale": head.scale, "softcap": head.softcap},
+    )
+    settings = build_settings(recipe.training, steps=steps, dtype=getattr(torch, dtype))
+    questions = {name: found.split() for name, found in _questions(wanted).items()}
+    learned = {"tokens that are marked": texts.learn.num_tokens}
+    facts["labels"] |= learned
+    facts["candidates"] |= learned | {"steps": steps}
+    return Search(
+        SearchJob(
+            teacher=LiveTeacher(on_this_device(model), size=size),
+            source=recipe.teacher.model,
+            tokenizer=tokenizer,
+            texts=texts,
+            batches=batches,
+            bars=tuple(_bar(table) for table in wanted.bars),
+            questions=questions,
+            ladder=_ladder(wanted),
+            manifest=manifest,
+            measure=build_measure(recipe.loss),
+            settings=replace(settings, checkpoint_every=recipe.training.checkpoint_every),
+            length=length,
+            made_from=facts,
+            looks=wanted.looks,
+            control=recipe.evaluation.control,
+            int4=wanted.int4,
+            speed=recipe.evaluation.speed,
+            until_flat=wanted.until_flat,
+        ),
+        folder,
+    )
+
+
+def _folder(out: Path, recipe: Recipe) -> RunFolder:
+    from potstill.errors import RunDirectoryError
+    from potstill.runs import RunFolder
+
+    if out.exists() and not out.is_dir():
+        raise RunDirectoryError(f"{out} is a file: choose another folder for this run (--out)")
+    others = [one.name for one in out.iterdir() if one.name != ".lock"] if out.is_dir() else []
+    if others and not (out / "steps").is_dir():
+        raise RunDirectoryError(f"{out} holds something that is not a search ({sorted(others)[0]}): choose another folder (--out)")
+    (out / "steps").mkdir(parents=True, exist_ok=True)
+    folder = RunFolder(out)
+    folder.lock()
+    folder.write_text("recipe.toml", recipe_toml(recipe))
+    return folder
+
+
+def _facts(recipe: Recipe, identity: dict[str, str]) -> dict[str, Facts]:
+    """What each step is made from."""
+    flat = _flat(recipe.model_dump(exclude_none=True))
+
+    def under(*tables: str, but: tuple[str, ...] = ()) -> dict[str, object]:
+        return {
+            name: value
+            for name, value in flat.items()
+            if any(name == table or name.startswith(f"{table}.") for table in tables) and name not in but
+        }
+
+    text = under("data") | {"text": identity["text"], "tokenizer": identity["tokenizer"]}
+    read = text | {"teacher": identity["teacher"]} | under("training.length")
+    questions = under("student.bars")
+    labels = read | under("labels", "loss.temperature")
+    importance = read | under("student.tokens")
+    learning = under("training", "loss", but=("training.trackers", "training.tokens", "training.epochs", "training.steps"))
+    return {
+        "text": text,
+        "teacher": read | under("evaluation.tokens") | {"questions": _of_questions(questions)},
+        "judging": read | under("evaluation.tokens") | {"questions": _of_questions(questions)},
+        "labels": labels,
+        "importance": importance,
+        "candidates": labels | importance | learning | {"questions": _of_questions(questions)},
+    }
+
+
+def _of_questions(bars: dict[str, object]) -> str:
+    """The questions that the bars speak of, whatever the bars are."""
+    kept = [f"{name.rpartition('.')[2]}={value}" for name, value in bars.items() if not name.endswith((".least", ".absolute", ".metric"))]
+    return " ".join(one for one in kept if not one.startswith(("how=", "new_tokens=")) or any("questions=" in each for each in kept))
+
+
+def _flat(table: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(table, dict):
+        items = [(f"{prefix}.{name}" if prefix else str(name), value) for name, value in table.items()]
+    elif isinstance(table, tuple | list) and any(isinstance(value, dict) for value in table):
+        items = [(f"{prefix}.{place}", value) for place, value in enumerate(table)]
+    else:
+        return {prefix: table}
+    return {name: value for inner, found in items for name, value in _flat(found, inner).items()}
+
+
+def _corpus(recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, facts: Facts, say: Say) -> TokenCorpus:
+    """The tokenised text, read once."""
+    from potstill.data import TokenCorpus
+    from potstill.search.kept import Kept
+
+    kept = folder.path / "tokens"
+    if (why := Kept(folder).begin("text", facts, [kept])) is not None:
+        say(f"reading the text again: {why}")
+    if not (kept / "corpus.json").exists():
+        say(f"reading {', '.join(sources_of(recipe.data))}")
+        read_corpus(recipe.data, tokenizer).save(kept)
+    return TokenCorpus.load(kept)
+
+
+def _dtype(recipe: Recipe, folder: RunFolder, faster: str) -> str:
+    """Measured once a run: a resumed search goes on in what it began with."""
+    if recipe.training.dtype != "auto":
+        return recipe.training.dtype
+    if not (folder.path / "dtype.json").exists():
+        folder.write_json("dtype.json", {"dtype": faster})
+    return str(folder.read_json("dtype.json")["dtype"])
+
+
+def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorpus) -> tuple[Texts, TextBatches, int]:
+    """(texts by what they are for, batches to learn from, steps of one whole training)."""
+    import numpy as np
+
+    from potstill.data import place_of
+    from potstill.runs import held_out_sample
+    from potstill.search import Texts
+
+    training, shares = recipe.training, {"held_out": recipe.data.held_out, "search": recipe.data.search}
+    learn, search, held_out = (corpus.part(split, **shares) for split in ("train", "search", "held_out"))
+    for part, name in ((learn, "to learn from"), (search, "to choose by (data.search)"), (held_out, "to judge by (data.held_out)")):
+        if len(part) < 2:
+            raise RecipeError(
+                f"of {len(corpus)} documents {len(part)} are left {name}: give more documents, or divide them otherwise"
+            )
+    per_step = training.rows * training.length
+    steps = num_steps(training, tokens_per_step=per_step, steps_per_epoch=learn.num_tokens / per_step)
+    if steps * per_step < learn.num_tokens:  # what is not read needs no labels
+        order = np.array(sorted(range(len(learn)), key=lambda document: place_of(learn.keys[document])))
+        sizes = np.diff(learn.offsets)[order]
+        learn = learn.select(np.sort(order[: 1 + int(np.searchsorted(np.cumsum(sizes), steps * per_step))]))
+    looked_at = held_out_sample(learn, recipe.student.tokens if isinstance(recipe.student, SearchedStudent) else 0, training.length)
+    texts = Texts(
+        learn,
+        held_out_sample(search, min(_CHOOSING_TOKENS, recipe.evaluation.tokens), training.length),
+        held_out_sample(held_out, recipe.evaluation.tokens, training.length),
+        looked_at,
+    )
+    return texts, build_batches(training, "causal", tokenizer, learn), steps
+
+
+def _questions(wanted: SearchedStudent) -> dict[str, Questions]:
+    from potstill.evaluation import read_questions
+
+    found = {}
+    for bar in wanted.bars:
+        if bar.questions is not None:
+            path = Path(bar.questions).expanduser()
+            found[path.stem] = read_questions(path, judging=bar.judging, how=bar.how, new_tokens=bar.new_tokens)
+    return found
+
+
+def _bar(table: BarTable) -> Bar:
+    from potstill.search import Bar
+
+    metric = table.metric if table.questions is None else Path(table.questions).stem
+    return Bar(metric, table.least, table.absolute)
+
+
+def _ladder(wanted: SearchedStudent) -> LadderWanted:
+    from potstill.search import LadderWanted, Limits
+
+    limits = Limits(wanted.max_parameters, wanted.max_bytes)
+    has_limits = wanted.max_parameters is not None or wanted.max_bytes is not None
+    return LadderWanted(wanted.shares, wanted.cuts, limits if has_limits else None, wanted.screened)

@@ -58,7 +58,8 @@ def test_the_teacher_itself_keeps_everything() -> None:
     _, teacher = simulated(generator, 50, 1.0)
     for bar in (Bar("accuracy", 0.999), Bar("bits", 0.999)):
         verdict = judge(bar, teacher, teacher)
-        assert verdict.holds and verdict.value == verdict.low == verdict.high == 1.0
+        assert verdict.holds
+        assert verdict.value == verdict.low == verdict.high == 1.0
 
 
 def test_bits_are_a_share_of_the_gap_to_token_frequencies() -> None:
@@ -78,7 +79,9 @@ def test_bits_are_a_share_of_the_gap_to_token_frequencies() -> None:
 def test_questions_of_ones_own() -> None:
     tokens = np.full(30, 100.0)
     teacher = evidence(tokens, tokens, answers={"mine": np.ones(200)})
-    good, bad = (evidence(tokens, tokens, answers={"mine": (np.arange(200) % 20 >= wrong).astype(float)}) for wrong in (1, 6))
+    good, bad = (
+        evidence(tokens, tokens, answers={"mine": (np.arange(200) % 20 >= wrong).astype(float)}) for wrong in (1, 6)
+    )
     assert judge(Bar("mine", 0.85), good, teacher).holds
     assert not judge(Bar("mine", 0.85), bad, teacher).holds
     with pytest.raises(DataError, match="choose among accuracy, bits, agreement, mine"):

@@ -86,7 +86,8 @@ def test_the_smallest_is_found_at_little_cost(bar: float) -> None:
         assert name is None or world.ends[name] >= bar
         if name is not None:
             costs.append(world.cost / SHARES[world.level(name)])
-    assert right >= 28 and close >= 38
+    assert right >= 28
+    assert close >= 38
     assert np.mean(costs) <= 2.6
 
 
@@ -99,7 +100,10 @@ def test_none_is_an_answer() -> None:
 
 
 def test_a_failed_look_on_held_out_text_goes_one_level_up() -> None:
-    both = [Standing("a", "width", 0, 4, 0.9, (1.0, 0.01), judged=False), Standing("b", "width", 1, 4, 0.9, (1.01, 0.01))]
+    both = [
+        Standing("a", "width", 0, 4, 0.9, (1.0, 0.01), judged=False),
+        Standing("b", "width", 1, 4, 0.9, (1.01, 0.01)),
+    ]
     assert next_move(both, rungs=4, looks=3) == Judge("b", "it has learned all it may")
     assert next_move(both, rungs=4, looks=1) == NoneFound("b")
 

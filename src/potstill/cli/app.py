@@ -12,6 +12,7 @@ import typer
 
 from potstill.cli import (
     check,
+    compress,
     demo,
     distill,
     evaluate,
@@ -99,6 +100,7 @@ def _end(message: str, code: int) -> NoReturn:
 
 _VERBS = (
     demo.demo,
+    compress.compress,
     distill.distill,
     label.label,
     inspect.inspect,

@@ -11,6 +11,7 @@ measuring.py   one pass over the text: tokens, nats, hits, KL, agreements, calib
 scores.py      metrics, retention and differences, with a bootstrap over documents
 comparison.py  several models side by side: rows of scores, JSON, a Markdown table
 questions.py   a user's own questions: exact, choice, regex, a Python function
+breakdown.py   where student and teacher part, word for word; copying and repetition
 speed.py       prefill and decode tokens a second
 """
 

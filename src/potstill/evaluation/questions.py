@@ -74,7 +74,9 @@ def read_questions(path: Path, *, judging: Judging | None = None, how: str = "",
         raise DataError(f"{path} has {len(items)} questions, too few to choose by some and judge by others")
     judging = judging or ("choice" if items[0].choices else "regex" if how and ":" not in how else "exact")
     if judging == "choice" and not all(one.choices for one in items):
-        raise DataError(f"{path}: a question without `choices` can't be judged by choice: judge by exact, regex or python")
+        raise DataError(
+            f"{path}: a question without `choices` can't be judged by choice: judge by exact, regex or python"
+        )
     return Questions(path.stem, tuple(items), judging, how, new_tokens, _judge(judging, how))
 
 
@@ -89,7 +91,9 @@ def answer_scores(
         for start in range(0, len(questions.items), rows):
             items = questions.items[start : start + rows]
             written = _written(model, tokenizer, [one.prompt for one in items], questions.new_tokens, length)
-            found += [float(questions.judge(one.prompt, one.answer, text)) for one, text in zip(items, written, strict=True)]
+            found += [
+                float(questions.judge(one.prompt, one.answer, text)) for one, text in zip(items, written, strict=True)
+            ]
     return np.array(found, float)
 
 

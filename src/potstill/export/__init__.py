@@ -6,7 +6,8 @@ In: a student. Out: the same with weights of four bits, to be measured, learned 
     print(measure(rounded(student, group), held_out, length=512))
     save_packed(student, tokenizer, Path("student-int4"), group)
 
-int4.py   round to nearest on compressed-tensors' grid; learning through it; packing
+int4.py  round to nearest on compressed-tensors' grid; learning through it; packing
+hub.py   a folder to the Hugging Face hub
 """
 
 from potstill.export.int4 import bytes_of, group_of, learning_through_, rounded, save_packed

@@ -2,8 +2,9 @@
 
     w ~ scale * q,  q in -8 ... 7,  scale = 2 max|w| / 15 in bfloat16
 
-The scale is that of compressed-tensors: the largest weight lies half a step outside. The same grid rounds a model for measuring (`rounded`), is learned through (`learning_through_`), and is packed for vLLM and transformers
-(`packed`). Embeddings, head and norms stay as they are.
+The scale is that of compressed-tensors: the largest weight lies half a step outside. The same grid rounds a model for measuring
+(`rounded`), is learned through (`learning_through_`), and is packed for vLLM and transformers (`save_packed`).
+Embeddings, head and norms stay as they are.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ build.py     tables -> objects
 text.py      [data] -> the tokenised text, learned and held out
 labelling.py a recipe -> what `potstill label` does
 job.py       a whole recipe -> a job in its run directory, everything checked
+searching.py a recipe whose student is searched -> the search in its run directory
 """
 
 from potstill.recipe.build import (

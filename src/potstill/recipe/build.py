@@ -143,7 +143,9 @@ def build_student(
         case FreshStudent():
             return students.fresh(teacher, student.changes, student.seed), None
         case SearchedStudent():
-            raise RecipeError('this recipe looks for its student (student.kind = "search"): run it with `potstill compress`')
+            raise RecipeError(
+                'this recipe looks for its student (student.kind = "search"): run it with `potstill compress`'
+            )
 
 
 def build_learner(recipe: Recipe, teacher: PreTrainedModel, importance: Importance | None) -> PreTrainedModel:

@@ -39,6 +39,15 @@ def load_recipe(path: Path | str, *, sets: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def decode_with(mapping: Mapping[str, object], sets: Sequence[str], *, source: str) -> Recipe:
+    """The same from plain tables, with settings changed as in `load_recipe`."""
+    table = deepcopy(dict(mapping))
+    for setting in sets:
+        _apply_(table, setting)
+    _drop_replaced_lengths_(table, sets)
+    return decode(table, source=source)
+
+
 def decode(mapping: Mapping[str, object], *, source: str = "recipe") -> Recipe:
     """A recipe from plain tables; `source` names them in the RecipeError that lists every mistake."""
     try:

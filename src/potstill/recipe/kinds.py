@@ -164,7 +164,9 @@ class BarTable(Table):
         if (self.metric == "questions") != (self.questions is not None):
             raise mistake('`questions` = "FILE" goes with metric = "questions", and the one needs the other')
         if not self.absolute and self.least > 1:
-            raise mistake(f"`least` is a share of what the teacher reaches, found {self.least:g}: 0.95, or set absolute = true")
+            raise mistake(
+                f"`least` is a share of what the teacher reaches, found {self.least:g}: 0.95, or set absolute = true"
+            )
         if self.judging in ("regex", "python") and not self.how:
             raise mistake(f"judging by {self.judging} needs `how`: a pattern, or module:function")
         return self
@@ -177,9 +179,16 @@ class SearchedStudent(Table):
     """search: the smallest that clears the bars."""
     bars: Annotated[tuple[BarTable, ...], Field(strict=False)] = ()
     """What it must reach, all of them. None: the best within the limits."""
-    shares: Annotated[
-        tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(strict=False, min_length=1)
-    ] = (0.85, 0.70, 0.60, 0.50, 0.40, 0.30, 0.22, 0.15)
+    shares: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(strict=False, min_length=1)] = (
+        0.85,
+        0.70,
+        0.60,
+        0.50,
+        0.40,
+        0.30,
+        0.22,
+        0.15,
+    )
     """The ladder: shares of the teacher's parameters that are not embeddings."""
     cuts: Annotated[tuple[Literal["width", "depth", "both"], ...], Field(strict=False, min_length=1)] = (
         "width",
@@ -205,7 +214,9 @@ class SearchedStudent(Table):
     @model_validator(mode="after")
     def _search_something(self) -> SearchedStudent:
         if not self.bars and self.max_parameters is None and self.max_bytes is None:
-            raise mistake("nothing is asked of the student: say what it must keep (`bars`), or how large it may be (`max_parameters`)")
+            raise mistake(
+                "nothing is asked of the student: say what it must keep (`bars`), or how large it may be (`max_parameters`)"
+            )
         return self
 
 

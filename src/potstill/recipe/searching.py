@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,13 @@ from potstill.recipe.toml import recipe_toml
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from potstill.data import TokenCorpus
+    from potstill.data import TextBatches, TokenCorpus
     from potstill.evaluation import Questions
     from potstill.runs import RunFolder
     from potstill.search import Bar, LadderWanted, Search, Texts
-    from potstill.data import TextBatches
     from potstill.search.kept import Facts
+    from potstill.soft_labels import Manifest
+    from potstill.teachers import LiveTeacher
 
 # The text to choose by is read again and again: so many tokens of it at most.
 _CHOOSING_TOKENS = 30_000
@@ -32,24 +32,52 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
     import torch
 
-    from potstill.models import (
-        check_context,
-        check_head,
-        check_packing,
-        faster_dtype,
-        head_of,
-        hold_in_,
-        load_model,
-        load_tokenizer,
-        on_this_device,
-        task_of,
-        this_device,
-    )
-    from potstill.runs import RunFolder, fingerprint_of_model, fingerprint_of_tokenizer
+    from potstill.models import faster_dtype, hold_in_, this_device
+    from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
     from potstill.search import Search, SearchJob
-    from potstill.soft_labels import Manifest
-    from potstill.teachers import LiveTeacher, shared_predictions
 
+    wanted = _checked(recipe, out)
+    say(f"loading {recipe.teacher.model}")
+    teacher, tokenizer = _teacher(recipe)
+    model = teacher.model
+    identity = {
+        "teacher": fingerprint_of_model(model),
+        "tokenizer": fingerprint_of_tokenizer(tokenizer),
+        "text": fingerprint_of_text(recipe.data),
+    }
+    folder, facts = _folder(out, recipe), _facts(recipe, identity)
+    corpus = _corpus(recipe, folder, tokenizer, facts["text"], say)
+    dtype = _dtype(recipe, folder, str(faster_dtype(this_device())).removeprefix("torch."))
+    hold_in_(model, getattr(torch, dtype))
+    texts, batches, steps = _texts(recipe, tokenizer, corpus)
+    settings = build_settings(recipe.training, steps=steps, dtype=getattr(torch, dtype))
+    learned = {"dtype": dtype, "tokens that are marked": texts.learn.num_tokens}
+    more = {"labels": learned, "candidates": learned | {"steps": steps}}
+    job = SearchJob(
+        teacher=teacher,
+        source=recipe.teacher.model,
+        tokenizer=tokenizer,
+        texts=texts,
+        batches=batches,
+        bars=tuple(_bar(table) for table in wanted.bars),
+        questions={name: found.split() for name, found in _questions(wanted).items()},
+        ladder=_ladder(wanted),
+        manifest=_manifest(recipe, teacher, identity),
+        measure=build_measure(recipe.loss),
+        settings=settings,
+        length=recipe.training.length,
+        made_from={step: {"dtype": dtype, **found, **more.get(step, {})} for step, found in facts.items()},
+        looks=wanted.looks,
+        control=recipe.evaluation.control,
+        int4=wanted.int4,
+        speed=recipe.evaluation.speed,
+        until_flat=wanted.until_flat,
+    )
+    return Search(job, folder)
+
+
+def _checked(recipe: Recipe, out: Path) -> SearchedStudent:
+    """What is searched; RecipeError for a recipe that can't be."""
     wanted = recipe.student
     if not isinstance(wanted, SearchedStudent):
         raise RecipeError(
@@ -62,66 +90,54 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
             "loss.hidden out"
         )
     check_is_apart(recipe.data, out)
-    say(f"loading {recipe.teacher.model}")
+    return wanted
+
+
+def _teacher(recipe: Recipe) -> tuple[LiveTeacher, PreTrainedTokenizerBase]:
+    """The teacher, asked whether it can be what a search needs, and its tokenizer."""
+    from potstill.models import (
+        check_context,
+        check_head,
+        check_packing,
+        load_model,
+        load_tokenizer,
+        on_this_device,
+        task_of,
+    )
+    from potstill.teachers import LiveTeacher, shared_predictions
+
     model, tokenizer = load_model(recipe.teacher.model), load_tokenizer(recipe.teacher.model)
     if task_of(model) != "causal":
-        raise RecipeError(f"the search is for causal language models, and {recipe.teacher.model} is a {type(model).__name__}")
-    length = recipe.training.length
-    check_context(model, length)
+        raise RecipeError(
+            f"the search is for causal language models, and {recipe.teacher.model} is a {type(model).__name__}"
+        )
+    check_context(model, recipe.training.length)
     check_head(model)
     check_packing(model)
     size = shared_predictions(model, model, tokenizer, tokenizer)
-    identity = {
-        "teacher": fingerprint_of_model(model),
-        "tokenizer": fingerprint_of_tokenizer(tokenizer),
-        "text": fingerprint_of_text(recipe.data),
-    }
-    folder = _folder(out, recipe)
-    facts = _facts(recipe, identity)
-    corpus = _corpus(recipe, folder, tokenizer, facts["text"], say)
-    dtype = _dtype(recipe, folder, str(faster_dtype(this_device())).removeprefix("torch."))
-    facts = {step: {**found, "dtype": dtype} for step, found in facts.items()}
-    hold_in_(model, getattr(torch, dtype))
-    texts, batches, steps = _texts(recipe, tokenizer, corpus)
-    head = head_of(model)
-    manifest = Manifest(
+    return LiveTeacher(on_this_device(model), size=size), tokenizer
+
+
+def _manifest(recipe: Recipe, teacher: LiveTeacher, identity: dict[str, str]) -> Manifest:
+    """What decides a label."""
+    from potstill.models import head_of
+    from potstill.soft_labels import Manifest
+
+    head = head_of(teacher.model)
+    return Manifest(
         codec=build_codec(recipe.labels, recipe.loss.temperature),
-        num_tokens=size,
+        num_tokens=teacher.num_tokens,
         tokenizer=identity["tokenizer"],
-        teacher={"name": recipe.teacher.model, "fingerprint": identity["teacher"], "dtype": str(model.dtype)},
-        context=length,
+        teacher={
+            "name": recipe.teacher.model,
+            "fingerprint": identity["teacher"],
+            "dtype": str(teacher.model.dtype),
+        },
+        context=recipe.training.length,
         temperature=recipe.loss.temperature,
         seed=recipe.labels.seed,
         rows=recipe.labels.rows,
         head={"scale": head.scale, "softcap": head.softcap},
-    )
-    settings = build_settings(recipe.training, steps=steps, dtype=getattr(torch, dtype))
-    questions = {name: found.split() for name, found in _questions(wanted).items()}
-    learned = {"tokens that are marked": texts.learn.num_tokens}
-    facts["labels"] |= learned
-    facts["candidates"] |= learned | {"steps": steps}
-    return Search(
-        SearchJob(
-            teacher=LiveTeacher(on_this_device(model), size=size),
-            source=recipe.teacher.model,
-            tokenizer=tokenizer,
-            texts=texts,
-            batches=batches,
-            bars=tuple(_bar(table) for table in wanted.bars),
-            questions=questions,
-            ladder=_ladder(wanted),
-            manifest=manifest,
-            measure=build_measure(recipe.loss),
-            settings=replace(settings, checkpoint_every=recipe.training.checkpoint_every),
-            length=length,
-            made_from=facts,
-            looks=wanted.looks,
-            control=recipe.evaluation.control,
-            int4=wanted.int4,
-            speed=recipe.evaluation.speed,
-            until_flat=wanted.until_flat,
-        ),
-        folder,
     )
 
 
@@ -133,7 +149,9 @@ def _folder(out: Path, recipe: Recipe) -> RunFolder:
         raise RunDirectoryError(f"{out} is a file: choose another folder for this run (--out)")
     others = [one.name for one in out.iterdir() if one.name != ".lock"] if out.is_dir() else []
     if others and not (out / "steps").is_dir():
-        raise RunDirectoryError(f"{out} holds something that is not a search ({sorted(others)[0]}): choose another folder (--out)")
+        raise RunDirectoryError(
+            f"{out} holds something that is not a search ({sorted(others)[0]}): choose another folder (--out)"
+        )
     (out / "steps").mkdir(parents=True, exist_ok=True)
     folder = RunFolder(out)
     folder.lock()
@@ -157,7 +175,9 @@ def _facts(recipe: Recipe, identity: dict[str, str]) -> dict[str, Facts]:
     questions = under("student.bars")
     labels = read | under("labels", "loss.temperature")
     importance = read | under("student.tokens")
-    learning = under("training", "loss", but=("training.trackers", "training.tokens", "training.epochs", "training.steps"))
+    learning = under(
+        "training", "loss", but=("training.trackers", "training.tokens", "training.epochs", "training.steps")
+    )
     return {
         "text": text,
         "teacher": read | under("evaluation.tokens") | {"questions": _of_questions(questions)},
@@ -170,8 +190,14 @@ def _facts(recipe: Recipe, identity: dict[str, str]) -> dict[str, Facts]:
 
 def _of_questions(bars: dict[str, object]) -> str:
     """The questions that the bars speak of, whatever the bars are."""
-    kept = [f"{name.rpartition('.')[2]}={value}" for name, value in bars.items() if not name.endswith((".least", ".absolute", ".metric"))]
-    return " ".join(one for one in kept if not one.startswith(("how=", "new_tokens=")) or any("questions=" in each for each in kept))
+    kept = [
+        f"{name.rpartition('.')[2]}={value}"
+        for name, value in bars.items()
+        if not name.endswith((".least", ".absolute", ".metric"))
+    ]
+    return " ".join(
+        one for one in kept if not one.startswith(("how=", "new_tokens=")) or any("questions=" in each for each in kept)
+    )
 
 
 def _flat(table: object, prefix: str = "") -> dict[str, object]:
@@ -184,7 +210,9 @@ def _flat(table: object, prefix: str = "") -> dict[str, object]:
     return {name: value for inner, found in items for name, value in _flat(found, inner).items()}
 
 
-def _corpus(recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, facts: Facts, say: Say) -> TokenCorpus:
+def _corpus(
+    recipe: Recipe, folder: RunFolder, tokenizer: PreTrainedTokenizerBase, facts: Facts, say: Say
+) -> TokenCorpus:
     """The tokenised text, read once."""
     from potstill.data import TokenCorpus
     from potstill.search.kept import Kept
@@ -217,7 +245,11 @@ def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorp
 
     training, shares = recipe.training, {"held_out": recipe.data.held_out, "search": recipe.data.search}
     learn, search, held_out = (corpus.part(split, **shares) for split in ("train", "search", "held_out"))
-    for part, name in ((learn, "to learn from"), (search, "to choose by (data.search)"), (held_out, "to judge by (data.held_out)")):
+    for part, name in (
+        (learn, "to learn from"),
+        (search, "to choose by (data.search)"),
+        (held_out, "to judge by (data.held_out)"),
+    ):
         if len(part) < 2:
             raise RecipeError(
                 f"of {len(corpus)} documents {len(part)} are left {name}: give more documents, or divide them otherwise"
@@ -228,7 +260,9 @@ def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorp
         order = np.array(sorted(range(len(learn)), key=lambda document: place_of(learn.keys[document])))
         sizes = np.diff(learn.offsets)[order]
         learn = learn.select(np.sort(order[: 1 + int(np.searchsorted(np.cumsum(sizes), steps * per_step))]))
-    looked_at = held_out_sample(learn, recipe.student.tokens if isinstance(recipe.student, SearchedStudent) else 0, training.length)
+    looked_at = held_out_sample(
+        learn, recipe.student.tokens if isinstance(recipe.student, SearchedStudent) else 0, training.length
+    )
     texts = Texts(
         learn,
         held_out_sample(search, min(_CHOOSING_TOKENS, recipe.evaluation.tokens), training.length),

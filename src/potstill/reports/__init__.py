@@ -5,10 +5,14 @@ In: a `Page`, which is text and numbers. Out: one HTML file with everything insi
     page = Page(title="demo", lead="...", cards=[Card("accuracy kept", "97.4 %", "97.1 – 97.8")], tables=[...], curves=[...])
     write_report(page, Path("report.html"))
 
-page.py          the nouns: Page, Card, Table, Chart, IntervalChart
+page.py          the nouns: Page, Card, Table, Chart, IntervalChart, Scatter, MarkedText, Strip, Code
 distillation.py  the page of a distillation run: from its scores and steps to a Page
+compression.py   the page of a search for the smallest student, from the files in its folder
+sentences.py     what was found, in a sentence
 html.py          the page as HTML; page.css is its look
 charts.py        charts as SVG in the page's own colours (matplotlib)
+markdown.py      the page as Markdown
+card.py          the student's model card
 heat_map.py      importance scores as a picture (PNG)
 """
 

@@ -21,17 +21,18 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from potstill.reports.page import Chart, Curve, Interval, IntervalChart
+from potstill.reports.page import Chart, Curve, Interval, IntervalChart, Scatter
 
 _INK, _MUTED, _LINE, _ACCENT = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _ACCENT: "--accent"}
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
+_SHAPES = {"o": "●", "s": "■", "^": "▲", "x": "×", "D": "◆"}
 _MOST_POINTS = 160
 _INCHES = (6.2, 3.3)
 _FONT_SIZE = 10.5
 
 
-def svg(chart: Chart | IntervalChart, *, prefix: str) -> str:
+def svg(chart: Chart | IntervalChart | Scatter, *, prefix: str) -> str:
     """The chart as an <svg> element to stand in HTML; ids begin with `prefix`, unique in the page."""
     with _drawing():
         match chart:
@@ -39,19 +40,27 @@ def svg(chart: Chart | IntervalChart, *, prefix: str) -> str:
                 figure = _curves(chart)
             case IntervalChart():
                 figure = _intervals(chart)
+            case Scatter():
+                figure = _scatter(chart)
         buffer = StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _embedded(buffer.getvalue(), in_words(chart), prefix)
 
 
-def legend(chart: Chart | IntervalChart) -> str:
+def legend(chart: Chart | IntervalChart | Scatter) -> str:
     """Which line is which, as HTML that wraps with the page; nothing where there is one line."""
+    if isinstance(chart, Scatter):
+        there = {one.mark for one in chart.spots}
+        shapes = "".join(
+            f"<li>{_SHAPES[mark]} {escape(words)}</li>" for mark, words in chart.kinds.items() if mark in there
+        )
+        return f'<ul class="legend">{shapes}</ul>'
     if not isinstance(chart, Chart) or len(chart.curves) < 2:
         return ""
     return f'<ul class="legend">{"".join(_key(*styled) for styled in _styled(chart.curves))}</ul>'
 
 
-def averaging(chart: Chart | IntervalChart) -> str:
+def averaging(chart: Chart | IntervalChart | Scatter) -> str:
     """A sentence that says what was averaged to draw this chart; empty where every point is drawn."""
     longest = max((len(curve.x) for curve in chart.curves), default=0) if isinstance(chart, Chart) else 0
     if longest <= _MOST_POINTS:
@@ -59,7 +68,7 @@ def averaging(chart: Chart | IntervalChart) -> str:
     return f"Lines are means of about {round(longest / _MOST_POINTS) or 1} neighbouring points, bands their range."
 
 
-def in_words(chart: Chart | IntervalChart) -> str:
+def in_words(chart: Chart | IntervalChart | Scatter) -> str:
     """What the chart shows, for those who don't see it."""
     match chart:
         case Chart(curves=curves):
@@ -72,6 +81,12 @@ def in_words(chart: Chart | IntervalChart) -> str:
         case IntervalChart(intervals=intervals):
             parts = [f"{i.name} {_short(i.value)} ({_short(i.low)} to {_short(i.high)})" for i in intervals]
             return f"{chart.title}. {chart.x_label}: {'; '.join(parts) or 'no values'}."
+        case Scatter(spots=spots):
+            parts = [
+                f"{one.label or chart.kinds.get(one.mark, '')} {_short(one.y)} at {_short(one.x)}" for one in spots
+            ]
+            line = "" if chart.level is None else f" {chart.level_name}: {_short(chart.level)}."
+            return f"{chart.title}. {chart.y_label} over {chart.x_label}: {'; '.join(parts) or 'no points'}.{line}"
 
 
 @contextmanager
@@ -169,6 +184,36 @@ def _intervals(chart: IntervalChart) -> Figure:
         LogLocator(subs=(1.0, 3.0), numticks=9) if chart.is_logarithmic else MaxNLocator(6, steps=[1, 2, 5, 10])
     )
     axes.xaxis.set_minor_locator(NullLocator())
+    return figure
+
+
+def _scatter(chart: Scatter) -> Figure:
+    figure = Figure(figsize=(_INCHES[0], 4.2), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    for one in sorted(chart.spots, key=lambda each: each.is_highlighted):
+        colour = _ACCENT if one.is_highlighted else _MUTED
+        if math.isfinite(one.low) and math.isfinite(one.high):
+            axes.plot([one.x, one.x], [one.low, one.high], color=colour, linewidth=4, alpha=0.3, solid_capstyle="round")
+        axes.plot([one.x], [one.y], one.mark, color=colour, markersize=8 if one.is_highlighted else 6)
+        if one.label:
+            axes.annotate(
+                one.label, (one.x, one.y), (7, 5), textcoords="offset points", color=colour, fontsize=_FONT_SIZE - 1
+            )
+    if chart.level is not None:
+        axes.axhline(chart.level, color=_INK, linewidth=1, dashes=(5, 3), zorder=0)
+        axes.annotate(
+            chart.level_name,
+            (0.0, chart.level),
+            (4, 4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color=_INK,
+        )
+    _dress(axes, chart.x_label)
+    axes.set_title(_cut(chart.y_label, 70), loc="left", color=_MUTED, fontsize=_FONT_SIZE, pad=10)
+    axes.grid(axis="y", color=_LINE, linewidth=0.6)
+    axes.margins(x=0.12, y=0.12)
     return figure
 
 

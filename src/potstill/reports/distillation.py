@@ -46,7 +46,7 @@ def distillation_page(
         title=name,
         lead=_lead(by_name, scores),
         cards=_cards(by_name, scores),
-        tables=(_score_table(scores, documents), _size_table(scores)),
+        tables=(score_rows(scores, documents), _size_table(scores)),
         curves=(*_interval_charts(scores), *_learning_curves(steps)),
         notes=(
             f"Every score is over the same {documents} held-out documents that no student learned from. Intervals are 95 %, from "
@@ -55,7 +55,7 @@ def distillation_page(
             "“Same time” is the control given as many seconds as the distilled student took: it asks no teacher, so it reads more.",
         ),
         settings=recipe,
-        environment=_environment(manifest),
+        environment=environment_of(manifest),
     )
 
 
@@ -107,7 +107,8 @@ def _decoding(speed: Speed) -> str:
     return "–" if speed.decode_tokens_per_second is None else f"{speed.decode_tokens_per_second:,.0f}"
 
 
-def _score_table(scores: RunScores, documents: int) -> Table:
+def score_rows(scores: RunScores, documents: int) -> Table:
+    """The models side by side, with intervals."""
     rows = [
         Row(
             IN_WORDS[model.name],
@@ -212,7 +213,8 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:,.2f} M"
 
 
-def _environment(manifest: Mapping[str, object]) -> dict[str, str]:
+def environment_of(manifest: Mapping[str, object]) -> dict[str, str]:
+    """A manifest as names and values."""
     flat: dict[str, str] = {}
     for name, value in manifest.items():
         if isinstance(value, Mapping):

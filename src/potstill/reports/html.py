@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from potstill.errors import RunDirectoryError
 from potstill.reports.charts import averaging, legend, svg
-from potstill.reports.page import Card, Cell, Chart, IntervalChart, Page, Row, Table
+from potstill.reports.page import (
+    Card,
+    Cell,
+    Chart,
+    Code,
+    IntervalChart,
+    MarkedText,
+    Page,
+    Row,
+    Scatter,
+    Strip,
+    Table,
+    Token,
+)
 
 
 def render(page: Page) -> str:
@@ -49,6 +62,8 @@ def _document(page: Page) -> Iterator[str]:
     for table in page.tables:
         yield from _table(table)
     yield from _charts(page)
+    for part in page.parts:
+        yield from _part(part)
     yield from _notes(page)
     yield from _folded(page)
     yield "</main>\n</body>\n</html>"
@@ -92,10 +107,37 @@ def _charts(page: Page) -> Iterator[str]:
         yield "</section>"
 
 
-def _figure(chart: Chart | IntervalChart, prefix: str) -> str:
+def _figure(chart: Chart | IntervalChart | Scatter, prefix: str) -> str:
     heading = f"<figcaption><h2>{escape(chart.title)}</h2>{legend(chart)}</figcaption>"
     note = _note(" ".join(filter(None, (chart.note, averaging(chart)))))
     return f"<figure>\n{heading}\n{svg(chart, prefix=prefix)}\n{note}</figure>"
+
+
+def _part(part: Strip | MarkedText | Code) -> Iterator[str]:
+    yield f"<section>\n<h2>{escape(part.title)}</h2>"
+    match part:
+        case Strip():
+            words = f"kept: {', '.join(name for name, kept in part.boxes if kept)}"
+            yield f'<ol class="strip" role="img" aria-label="{escape(words)}">'
+            yield from (f'<li class="{"kept" if kept else "cut"}">{escape(name)}</li>' for name, kept in part.boxes)
+            yield f"</ol>{_note(part.note)}"
+        case MarkedText():
+            keys = "".join(f'<li><span class="{mark}">{escape(word)}</span></li>' for mark, word in part.key.items())
+            yield f'<ul class="legend">{keys}</ul>{_note(part.note)}'
+            for name, tokens in part.passages:
+                yield f'<figure class="passage"><figcaption>{escape(name)}</figcaption><p tabindex="0">{_tokens(tokens)}</p></figure>'
+        case Code():
+            yield f'<pre tabindex="0">{escape(part.text)}</pre>'
+    yield "</section>"
+
+
+def _tokens(tokens: Sequence[Token]) -> str:
+    return "".join(
+        f'<span class="{one.mark}" title="{escape(one.hint)}">{escape(one.text)}</span>'
+        if one.mark != "same"
+        else escape(one.text)
+        for one in tokens
+    )
 
 
 def _notes(page: Page) -> Iterator[str]:

@@ -91,6 +91,69 @@ class IntervalChart:
 
 
 @dataclass(frozen=True)
+class Spot:
+    """A point with its vertical interval. `label` stands beside it where it is not empty; `mark` is how it looks: o, s, ^, x."""
+
+    label: str
+    x: float
+    y: float
+    low: float
+    high: float
+    mark: str = "o"
+    is_highlighted: bool = False
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Spots over a pair of axes, and a level line with its name; `kinds` says in words what the marks are."""
+
+    title: str
+    x_label: str
+    y_label: str
+    spots: Sequence[Spot]
+    kinds: Mapping[str, str]
+    level: float | None = None
+    level_name: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of text, how it is marked (same, lost, gained, both wrong), and what is said of it on pointing at it."""
+
+    text: str
+    mark: str = "same"
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class MarkedText:
+    """Passages of marked tokens under one heading, with a key of the marks."""
+
+    title: str
+    passages: Sequence[tuple[str, Sequence[Token]]]
+    key: Mapping[str, str]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Boxes in a row, each kept or not: layers of a model."""
+
+    title: str
+    boxes: Sequence[tuple[str, bool]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text to be copied."""
+
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Page:
     """A whole report, in the order it is read.
 
@@ -102,7 +165,8 @@ class Page:
     lead: str
     cards: Sequence[Card] = ()
     tables: Sequence[Table] = ()
-    curves: Sequence[Chart | IntervalChart] = ()
+    curves: Sequence[Chart | IntervalChart | Scatter] = ()
+    parts: Sequence[Strip | MarkedText | Code] = ()
     notes: Sequence[str] = ()
     settings: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)

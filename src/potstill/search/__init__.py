@@ -19,6 +19,9 @@ kept.py         what was made from what: done again when that has changed
 observing.py    what a model does on text and questions, measured once
 climbing.py     one candidate, look by look
 compression.py  Search: the whole of it, step by step
+four_bits.py    the chosen one in four bits; learning through the rounding
+planning.py     time, disk and memory beforehand
+findings.py     what was found, as plain dictionaries
 """
 
 from potstill.search.bar import Bar, Evidence, Verdict, documents_needed, expected_error, judge, margin

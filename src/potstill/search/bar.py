@@ -156,17 +156,14 @@ def margin(error: float, *, looks: int, power: float = 0.5) -> float:
 def expected_error(bar: Bar, teacher: Evidence) -> float:
     """The standard error of the metric of a student not far from the bar, before there is one.
 
-    One that is wrong where its teacher is right, and right where it is wrong, each as often as a student of 95 % is, in every second
-    of a document's predictions the same way: what students of this project's benchmarks come to, within a factor of two.
+    Of text: a student and its teacher differ in being right on one prediction in seven, each such prediction of a document counting half
+    (they go together); what students of this project's benchmarks come to, within a factor of two. Of questions: on a quarter.
     """
     if bar.metric not in METRICS:
         answers = teacher.answers[bar.metric]
         return math.sqrt(0.25 / max(1, len(answers))) / max(1e-9, 1.0 if bar.absolute else float(answers.mean()))
     tokens, hits = float(teacher.text.tokens.sum()), float(teacher.text.hits.sum())
-    documents = int(np.count_nonzero(teacher.text.tokens))
-    effective = max(1.0, min(tokens, 50.0 * documents))
-    disagreeing = 0.15
-    error = math.sqrt(disagreeing / effective)
+    error = math.sqrt(2 * 0.15 / max(1.0, tokens))
     return error if bar.absolute or bar.metric == "agreement" else error / max(1e-9, hits / tokens)
 
 
@@ -178,7 +175,9 @@ def documents_needed(error: float, n: int, distance: float, *, looks: int, power
 def _columns(bar: Bar, student: Evidence, teacher: Evidence) -> dict[str, Array]:
     if bar.metric not in METRICS:
         if bar.metric not in student.answers or bar.metric not in teacher.answers:
-            raise DataError(f"there is no metric {bar.metric!r}: choose among {', '.join((*METRICS, *teacher.answers))}")
+            raise DataError(
+                f"there is no metric {bar.metric!r}: choose among {', '.join((*METRICS, *teacher.answers))}"
+            )
         ours, theirs = student.answers[bar.metric], teacher.answers[bar.metric]
         if len(ours) != len(theirs):
             raise DataError(f"student and teacher answered {len(ours)} and {len(theirs)} questions of {bar.metric}")

@@ -87,7 +87,9 @@ class Climber:
         path.mkdir(parents=True, exist_ok=True)
         return RunFolder(path)
 
-    def _learn(self, part: RunFolder, settings: TrainingSettings, student: PreTrainedModel | None = None) -> Iterator[Step]:
+    def _learn(
+        self, part: RunFolder, settings: TrainingSettings, student: PreTrainedModel | None = None
+    ) -> Iterator[Step]:
         checkpoints = part.path / "checkpoints"
         done = newest_step(checkpoints)
         if student is None and done >= settings.steps:

@@ -20,7 +20,9 @@ class Kept:
     folder: RunFolder
 
     def begin(self, step: str, facts: Facts, places: Sequence[Path]) -> str | None:
-        """Take up a step: where it was made from other facts, `places` are deleted first. What has changed, in words; None if nothing has."""
+        """Take up a step: where it was made from other facts, `places` are deleted first.
+
+        What has changed, in words; None if nothing has."""
         now = {name: str(value) for name, value in facts.items()}
         name = f"{_FOLDER}/{step}.json"
         before = self.folder.read_json(name) if (self.folder.path / name).exists() else None

@@ -119,9 +119,7 @@ def _shapes(
         return
 
 
-def _nearest_depth(
-    teacher: PreTrainedModel, importance: Importance, axes: dict[AxisName, Axis], share: float
-) -> int:
+def _nearest_depth(teacher: PreTrainedModel, importance: Importance, axes: dict[AxisName, Axis], share: float) -> int:
     layers, whole = teacher.config.num_hidden_layers, size_of(teacher).non_embedding
 
     def away(stay: int) -> float:

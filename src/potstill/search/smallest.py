@@ -118,7 +118,9 @@ def _go_on(level: Sequence[Standing], rungs: int, why: str) -> Move:
 def _of_leading_cut(level: Sequence[Standing], standings: Sequence[Standing]) -> Sequence[Standing]:
     """Where two cuts were compared at another level, only the better of them is tried here."""
     known = [one for one in standings if one.reaches is not None]
-    better = {a.cut for a in known for b in known if a.level == b.level and a.cut != b.cut and _reach(a) >= _reach(b) + _TIE}
+    better = {
+        a.cut for a in known for b in known if a.level == b.level and a.cut != b.cut and _reach(a) >= _reach(b) + _TIE
+    }
     return [one for one in level if one.cut in better or one.chance is not None] or level
 
 
@@ -141,7 +143,9 @@ def standing(
     for bar, points in curves.items():
         target, less_is_better = targets[bar]
         sign = -1.0 if less_is_better else 1.0
-        upright = [[Point(p.tokens, sign * p.value, p.error) for p in curve] for curve in (points, *others.get(bar, ()))]
+        upright = [
+            [Point(p.tokens, sign * p.value, p.error) for p in curve] for curve in (points, *others.get(bar, ()))
+        ]
         found = predict(upright[0], tokens, weights_of_exponents(upright[1:], tokens))
         chances.append(found.chance_of(sign * target))
         reached.append((found.mean / target * sign if target else 0.0, found.error / abs(target or 1.0)))

@@ -55,9 +55,11 @@ class Cosine:
 
 @dataclass(frozen=True)
 class WarmupStableDecay:
-    """Up in `rising` steps, level, and from step `decay_from` down to 0 as 1 - sqrt (Hu et al. 2024, arXiv:2404.06395; the form: Hägele et al.
-    2024, arXiv:2405.18392). Steps and not shares: what is learned while the rate is level is the same whatever the run's length, so that
-    runs of several lengths share it."""
+    """Up in `rising` steps, level, and from step `decay_from` down to 0 as 1 - sqrt.
+
+    Hu et al. 2024, arXiv:2404.06395; the form: Hägele et al. 2024, arXiv:2405.18392. Steps and not shares: what is learned while the rate
+    is level is the same whatever the run's length, so that runs of several lengths share it.
+    """
 
     rising: int
     decay_from: int | None = None

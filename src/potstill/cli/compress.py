@@ -1,0 +1,76 @@
+"""`potstill compress TEACHER --data DATA --keep 95%`: the smallest student that keeps so much of its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from potstill.cli.options import OutOption, SetOption
+
+
+def compress(
+    teacher: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder, hub name, .gguf file or `pocket`; or a recipe (.toml) that says all of it."
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data", "-d", help="Text: file, folder, .jsonl, .parquet, dataset, `standard-library`; may be repeated."
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            "-k",
+            help="95% of the teacher's next-token accuracy; or bits=90%, agreement=80%, questions.jsonl=90%; may be repeated.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="How long one student learns: tokens read, as 5M. Default: 4 epochs.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Instead: about how long all of it may take here.", min=0.1)
+    ] = None,
+    until_flat: Annotated[
+        bool, typer.Option("--until-flat", help="End a student's training when it stops improving.")
+    ] = False,
+    max_size: Annotated[
+        str | None, typer.Option(help="At most so many parameters (80M), or bytes of 16-bit weights (150MB).")
+    ] = None,
+    out: OutOption = None,
+    sets: SetOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(help="Upload the student to this repository of the Hugging Face hub, if it clears the bar."),
+    ] = None,
+) -> None:
+    """Find the smallest student of TEACHER that keeps what you say, and prove it on held-out text; resumes after a kill."""
+
+    from potstill.cli.compressing import recipe_of, run_search
+    from potstill.cli.console import new_console
+
+    recipe = recipe_of(
+        teacher,
+        data or [],
+        keep or [],
+        tokens=tokens,
+        minutes=minutes,
+        until_flat=until_flat,
+        max_size=max_size,
+        sets=sets or [],
+    )
+    run_search(
+        recipe,
+        out or Path("runs") / recipe.name,
+        new_console(),
+        minutes=minutes,
+        dry_run=dry_run,
+        push_to_hub=push_to_hub,
+    )

@@ -1,0 +1,210 @@
+"""A search with a person watching: what `compress` and `demo` share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.markup import escape
+from transformers.utils.logging import disable_progress_bar
+
+from potstill.cli.climbers import Watching, print_outcome
+from potstill.cli.pruning import target_of
+from potstill.errors import RecipeError
+from potstill.evaluation import speed
+from potstill.models import load_model, on_this_device, this_device
+from potstill.recipe import Recipe, load_recipe
+from potstill.recipe.decode import decode_with
+from potstill.recipe.searching import build_search
+from potstill.reports.compression import write_compression
+from potstill.runs import manifest
+from potstill.search import Chosen, Search, documents_needed, expected_error
+from potstill.search.findings import findings
+from potstill.search.four_bits import FourBits, in_four_bits
+from potstill.search.planning import Plan, plan_of
+
+_TEXTUAL = ("accuracy", "bits", "agreement")
+
+
+def recipe_of(
+    teacher: str,
+    data: Sequence[str],
+    keep: Sequence[str],
+    *,
+    tokens: str | None,
+    minutes: float | None,
+    until_flat: bool,
+    max_size: str | None,
+    sets: Sequence[str],
+) -> Recipe:
+    """The recipe that the command line describes; TEACHER may be one already, and the options then change it."""
+    if teacher.endswith(".toml"):
+        changes = [f"data.source={json.dumps(list(data))}"] if data else []
+        changes += [f"student.bars=[{', '.join(_inline(_bar(one)) for one in keep)}]"] if keep else []
+        changes += [f"training.tokens={_tokens(tokens)}"] if tokens else []
+        return load_recipe(Path(teacher), sets=[*changes, *sets])
+    if not data:
+        raise RecipeError("what is there to learn from? Say --data FILE, a folder, a data set, or standard-library")
+    if not keep and max_size is None:
+        raise RecipeError(
+            "what must the student keep? Say --keep 95% (of the teacher's next-token accuracy), or how large it may be (--max-size)"
+        )
+    student: dict[str, object] = {"kind": "search", "bars": [_bar(one) for one in keep], "until_flat": until_flat}
+    if max_size is not None:
+        size = target_of(max_size)
+        if size.kind not in ("parameters", "bytes"):
+            raise RecipeError(f"--max-size is a number of parameters (80M) or of bytes (150MB), found {max_size!r}")
+        student[f"max_{size.kind}"] = int(size.amount)
+    table: dict[str, object] = {
+        "name": re.sub(r"\W+", "-", Path(teacher).stem).strip("-") or "compressed",
+        "teacher": {"model": teacher},
+        "student": student,
+        "data": {"source": data[0] if len(data) == 1 else list(data)},
+        "training": {"tokens": _tokens(tokens)} if tokens else {"epochs": 4.0},
+    }
+    training = table["training"]
+    assert isinstance(training, dict)
+    training |= {"learning_rate": 5e-4, "rows": 8}
+    return decode_with(table, sets, source="potstill compress")
+
+
+def run_search(
+    recipe: Recipe,
+    out: Path,
+    console: Console,
+    *,
+    minutes: float | None = None,
+    dry_run: bool = False,
+    push_to_hub: str | None = None,
+) -> dict[str, object]:
+    """Build, plan, search, and leave student/, report.html, report.md, scores.json; what it found."""
+    disable_progress_bar()
+    processes = Accelerator()
+    console.quiet = not processes.is_main_process
+    with processes.main_process_first():
+        search = build_search(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
+    plan = plan_of(search, device=this_device().type)
+    if minutes is not None and plan.seconds > 60 * minutes:
+        tokens = max(1, round(search.tokens * 60 * minutes / plan.seconds))
+        console.print(f"[dim]in {minutes:g} minutes a student can read {tokens:,} tokens[/dim]")
+        recipe = shortened(recipe, tokens)
+        search = build_search(recipe, out, say=lambda _: None)
+        plan = plan_of(search, device=this_device().type)
+    _print_plan(search, plan, console)
+    if dry_run:
+        return {}
+    chosen, four_bits = _searched(search, console)
+    speeds = _speeds(search) if search.job.speed else {}
+    found = findings(search, chosen.candidate.name, holds=chosen.holds, four_bits=four_bits)
+    search.folder.write_json("scores.json", found)
+    if not (search.path / "manifest.json").exists():
+        search.folder.write_json("manifest.json", manifest({"plan": asdict(plan)}))
+    if processes.is_main_process:
+        write_compression(search.path)
+        print_outcome(found, speeds, out, console)
+        if push_to_hub is not None:
+            _push(search, found, push_to_hub, console)
+    return found
+
+
+def shortened(recipe: Recipe, tokens: int) -> Recipe:
+    """The same with so many tokens a student."""
+    training = recipe.training.model_copy(update={"tokens": tokens, "steps": None, "epochs": None})
+    return recipe.model_copy(update={"training": training})
+
+
+def _searched(search: Search, console: Console) -> tuple[Chosen, FourBits | None]:
+    chosen: Chosen | None = None
+    four_bits: FourBits | None = None
+    with Watching(console, search) as watching:
+        for event in search.run():
+            watching.show(event)
+            if isinstance(event, Chosen):
+                chosen = event
+        assert chosen is not None
+        if search.job.int4:
+            for event in in_four_bits(search, chosen.candidate.name):
+                if isinstance(event, FourBits):
+                    four_bits = event
+                else:
+                    watching.show(event)
+    return chosen, four_bits
+
+
+def _speeds(search: Search) -> dict[str, object]:
+    if not (search.path / "speeds.json").exists():
+        models = {"teacher": search.job.teacher.model, "distilled": on_this_device(load_model(search.path / "student"))}
+        search.folder.write_json("speeds.json", {name: asdict(speed(model)) for name, model in models.items()})
+    return search.folder.read_json("speeds.json")
+
+
+def _print_plan(search: Search, plan: Plan, console: Console) -> None:
+    """Before anything starts: what is asked, of what, and what it will take."""
+    job = search.job
+    texts = job.texts
+    for bar in job.bars:
+        console.print(f"bar      [bold]{escape(str(bar))}[/bold]")
+    console.print(
+        f"text     {texts.learn.num_tokens:,} tokens to learn from, {texts.search.num_tokens:,} to choose by, "
+        f"{texts.held_out.num_tokens:,} in {len(texts.held_out):,} documents to judge by"
+    )
+    console.print(
+        f"plan     about {plan.seconds / 60:,.0f} min, {plan.disk / 1e9:,.1f} GB of disk, {plan.memory / 1e9:,.1f} GB of memory: "
+        f"{job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens for the student, and about as much for the search"
+    )
+    for bar in job.bars:
+        error = expected_error(bar, search.teacher_judged_by)
+        n = len(search.teacher_judged_by.answers.get(bar.metric, texts.held_out.keys))
+        needed = documents_needed(error, n, 0.02, looks=job.looks)
+        enough = "" if needed <= n else f"; to show one that is 2 points above it takes about {needed:,}"
+        console.print(
+            f"claim    from {n:,} {'questions' if bar.metric not in _TEXTUAL else 'documents'} with {job.looks} looks, a student must "
+            f"truly be about {100 * error * 2.4:.1f} points above the bar{enough}"
+        )
+
+
+def _push(search: Search, found: dict[str, object], repository: str, console: Console) -> None:
+    from potstill.export.hub import push_folder
+
+    if not found["holds"]:
+        console.print("[yellow]not uploaded: the student misses the bar[/yellow]")
+        return
+    console.print(f"uploaded {escape(push_folder(search.path / 'student', repository))}")
+
+
+def _bar(text: str) -> dict[str, object]:
+    """What "95%", "bits=90%", "mine.jsonl=90%" ask for."""
+    metric, equals, amount = text.rpartition("=")
+    metric = metric.strip() if equals else "accuracy"
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%?\s*", amount)
+    if match is None:
+        raise RecipeError(
+            f"--keep is a share of what the teacher reaches, as 95%, bits=90%, or questions.jsonl=90%, found {text!r}"
+        )
+    least = float(match[1])
+    least = least / 100 if "%" in amount or least > 1 else least
+    if metric in _TEXTUAL:
+        return {"metric": metric, "least": least}
+    if not metric.endswith((".jsonl", ".json")):
+        raise RecipeError(
+            f"--keep {text}: {metric!r} is none of {', '.join(_TEXTUAL)}, nor a file of questions (.jsonl)"
+        )
+    return {"metric": "questions", "questions": metric, "least": least}
+
+
+def _inline(bar: dict[str, object]) -> str:
+    return "{ " + ", ".join(f"{name} = {json.dumps(value)}" for name, value in bar.items()) + " }"
+
+
+def _tokens(text: str) -> int:
+    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kmbKMB]?)\s*", text)
+    if match is None or not (
+        found := int(float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[match[2].lower()])
+    ):
+        raise RecipeError(f"--tokens is a number of tokens, as 500000, 500k or 5M, found {text!r}")
+    return found

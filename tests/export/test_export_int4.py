@@ -1,0 +1,85 @@
+"""Four bits: what is measured is what is saved, and learning goes through the rounding."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from potstill.errors import ModelError
+from potstill.export import bytes_of, group_of, learning_through_, rounded, save_packed
+from potstill.export.int4 import codes, on_grid, packed, quantisable
+from potstill.models import load_model, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    return load_model("pocket").float()
+
+
+def test_codes_are_the_nearest_on_the_grid() -> None:
+    """Against every code tried one by one."""
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    q, scales = codes(weight, 32)
+    every = torch.arange(-8, 8).float()
+    each = scales.repeat_interleave(32, 1)[..., None] * every
+    nearest = (weight[..., None] - each).abs().argmin(-1) - 8
+    assert torch.equal(q.long(), nearest)
+    assert q.min() >= -8
+    assert q.max() <= 7
+    assert ((on_grid(weight, 32) - weight).abs() <= scales.repeat_interleave(32, 1) * 0.55).all()
+
+
+def test_packed_words_hold_the_codes() -> None:
+    q = torch.randint(-8, 8, (5, 64), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+    words = packed(q).long() & 0xFFFFFFFF
+    unpacked = ((words[..., None] >> (4 * torch.arange(8))) & 15).flatten(-2) - 8
+    assert torch.equal(unpacked, q.long())
+
+
+def test_the_saved_model_is_the_measured_one(model, tmp_path) -> None:
+    """Loaded by transformers through compressed-tensors, it says what the rounded model says, bit for bit."""
+    from transformers import AutoModelForCausalLM
+
+    save_packed(model, load_tokenizer("pocket"), tmp_path / "int4")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "int4", dtype=torch.float32)
+    inputs = torch.randint(1000, (2, 24), generator=torch.Generator().manual_seed(0))
+    rounded_model = rounded(model)
+    with torch.no_grad():
+        loaded(inputs)  # the first pass decompresses
+        for name, layer in quantisable(rounded_model):
+            assert torch.equal(layer.weight.to(torch.bfloat16), loaded.get_submodule(name).weight.to(torch.bfloat16))
+        theirs, ours = loaded.to(torch.bfloat16)(inputs).logits, rounded_model.to(torch.bfloat16)(inputs).logits
+    assert torch.equal(theirs, ours)
+
+
+def test_sizes(model, tmp_path) -> None:
+    save_packed(model, load_tokenizer("pocket"), tmp_path / "int4")
+    on_disk = (tmp_path / "int4" / "model.safetensors").stat().st_size
+    assert bytes_of(model, group_of(model)) == pytest.approx(on_disk, rel=0.01)
+
+
+def test_learning_goes_through_the_rounding(model) -> None:
+    """Inside, the model computes with rounded weights; a step changes those behind; afterwards they are its own again."""
+    student = load_model("pocket").float().requires_grad_(True)
+    before = {name: layer.weight.clone() for name, layer in quantisable(student)}
+    inputs = torch.randint(1000, (1, 16), generator=torch.Generator().manual_seed(0))
+    with learning_through_(student):
+        with torch.no_grad():
+            assert torch.equal(student(inputs).logits, rounded(model)(inputs).logits)
+        student(inputs, labels=inputs).loss.backward()
+        torch.optim.SGD(student.parameters(), lr=0.1).step()
+    after = dict(quantisable(student))
+    assert all(type(layer.weight) is torch.nn.Parameter for layer in after.values())
+    assert all(not torch.equal(after[name].weight, weight) for name, weight in before.items())
+
+
+def test_what_has_no_groups_is_refused() -> None:
+    config = LlamaConfig(
+        hidden_size=20,
+        intermediate_size=36,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        vocab_size=64,
+    )
+    with pytest.raises(ModelError, match="inputs of 20, 36"):
+        group_of(LlamaForCausalLM(config))

@@ -1,0 +1,137 @@
+"""The whole search on a real, small teacher: what it leaves, that it goes on after a kill, and what a change does again."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small_search
+from transformers import AutoModelForCausalLM
+
+from potstill.errors import RecipeError, RunDirectoryError
+from potstill.recipe.searching import build_search
+from potstill.reports.compression import write_compression
+from potstill.search import Climbing, Redone
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return small_search.texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture(scope="module")
+def done(source, tmp_path_factory) -> Path:
+    """A finished search."""
+    out = tmp_path_factory.mktemp("runs") / "small"
+    small_search.run(build_search(small_search.recipe(source), out, say=lambda _: None))
+    return out
+
+
+def events(recipe, out) -> list[object]:
+    return list(build_search(recipe, out, say=lambda _: None).run())
+
+
+def test_what_it_leaves(done) -> None:
+    """A student that loads without us, at least as good as its bar says, and verdicts that add up."""
+    found = json.loads((done / "scores.json").read_text())
+    student = AutoModelForCausalLM.from_pretrained(done / "student")
+    chosen = next(one for one in found["candidates"] if one["name"] == found["chosen"])
+    assert sum(weight.numel() for weight in student.parameters()) == chosen["sizes"]["model"]["total"]
+    assert found["holds"] == all(verdict["holds"] for verdict in found["verdicts"])
+    assert set(found["controls"]) == {"hard_labels", "untouched"}
+    assert found["cost"]["multiple"] >= 1.0
+    assert AutoModelForCausalLM.from_pretrained(done / "student-int4").config.quantization_config is not None
+    if found["holds"]:  # no smaller one was seen to clear it
+        smaller = [one for one in found["candidates"] if one["level"] < chosen["level"] and one["verdicts"]]
+        assert not any(all(verdict["holds"] for verdict in one["verdicts"]) for one in smaller)
+
+
+def test_the_page_is_made_of_files_alone(done, tmp_path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done, copy)
+    page = write_compression(copy).read_text()
+    found = json.loads((copy / "scores.json").read_text())
+    assert found["chosen"] in page
+    assert "Word for word" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    card = (copy / "student" / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "library_name: transformers" in card
+    assert "model-index" in card
+    assert "| **" in (copy / "report.md").read_text()
+
+
+def test_the_same_line_again_does_nothing(done, source) -> None:
+    again = events(small_search.recipe(source), done)
+    assert not any(isinstance(event, Climbing | Redone) for event in again)
+
+
+def test_another_bar_trains_only_what_is_missing(done, source, tmp_path) -> None:
+    """All that was trained is kept: the bar is no part of what a candidate is made from."""
+    copy = tmp_path / "copy"
+    shutil.copytree(done, copy)
+    before = {path: path.stat().st_mtime_ns for path in copy.glob("candidates/*/look-*.npz")}
+    found = events(small_search.recipe(source, student={"bars": [{"least": 0.2}]}), copy)
+    assert not [event for event in found if isinstance(event, Redone) and event.step != "student"]
+    assert all(path.stat().st_mtime_ns == at for path, at in before.items())
+
+
+def test_another_rate_trains_again_and_keeps_the_labels(done, source, tmp_path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done, copy)
+    labels = {path: path.stat().st_mtime_ns for path in copy.glob("soft_labels/*.psl")}
+    training = {"steps": 16, "length": 64, "rows": 2, "dtype": "float32", "learning_rate": 2e-3}
+    redone = [
+        event for event in events(small_search.recipe(source, training=training), copy) if isinstance(event, Redone)
+    ]
+    assert [event.step for event in redone if event.step != "student"] == ["candidates"]
+    assert "learning_rate was 0.001, is 0.002" in redone[0].why or "training" in redone[0].why
+    assert {path: path.stat().st_mtime_ns for path in copy.glob("soft_labels/*.psl")} == labels
+
+
+def killed_until_done(out: Path, source: Path, kills: int, seed: int) -> int:
+    """Start, kill at a random moment, start again; how often it was killed."""
+    draws, done = random.Random(seed), 0
+    while True:
+        process = subprocess.Popen([sys.executable, str(HERE / "small_search.py"), str(out), str(source)])
+        if done >= kills:
+            assert process.wait(timeout=600) == 0
+            return done
+        time.sleep(draws.uniform(4.0, 14.0))
+        if process.poll() is not None:
+            assert process.returncode == 0
+            return done
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done += 1
+
+
+@pytest.mark.slow
+def test_kills_change_nothing(done, source, tmp_path) -> None:
+    """30 kills at random moments, over as many searches as it takes; scores.json is that of the search nobody disturbed."""
+    wanted, total, seed = json.loads((done / "scores.json").read_text()), 0, 0
+    while total < 30:
+        out = tmp_path / f"run-{seed}"
+        total += killed_until_done(out, source, 30 - total, seed)
+        assert json.loads((out / "scores.json").read_text()) == wanted
+        seed += 1
+
+
+def test_a_strange_folder_is_refused(source, tmp_path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunDirectoryError, match="not a search"):
+        build_search(small_search.recipe(source), tmp_path, say=lambda _: None)
+
+
+def test_a_recipe_with_a_student_is_refused(source, tmp_path) -> None:
+    recipe = small_search.recipe(source)
+    other = recipe.model_copy(update={"student": {"kind": "copy_layers", "layers": 2}})
+    with pytest.raises((RecipeError, AttributeError)):
+        build_search(other, tmp_path / "out", say=lambda _: None)

@@ -60,7 +60,8 @@ def test_the_page_is_made_of_files_alone(done, tmp_path) -> None:
     found = json.loads((copy / "scores.json").read_text())
     assert found["chosen"] in page
     assert "Word for word" in page
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "http:" not in page.replace("http://www.w3.org", "")
+    assert "https:" not in page
     card = (copy / "student" / "README.md").read_text()
     assert card.startswith("---\n")
     assert "library_name: transformers" in card

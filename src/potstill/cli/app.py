@@ -23,6 +23,7 @@ from potstill.cli import (
     preview,
     prune,
     recipes,
+    report,
 )
 from potstill.errors import PotstillError
 
@@ -110,6 +111,7 @@ _VERBS = (
     prune.prune,
     preview.preview,
     evaluate.evaluate,
+    report.report,
     recipes.recipes,
 )
 for _verb in _VERBS:

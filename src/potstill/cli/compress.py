@@ -9,47 +9,61 @@ import typer
 
 from potstill.cli.options import OutOption, SetOption
 
+_Teacher = Annotated[
+    str,
+    typer.Argument(help="A model folder, hub name, .gguf file or `pocket`; or a recipe (.toml) that says all of it."),
+]
+_Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Text: file, folder, .jsonl, .parquet, dataset, `standard-library`; may be repeated.",
+        show_default=False,
+    ),
+]
+_Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        "-k",
+        help="95% of the teacher's next-token accuracy; or bits=90%, agreement=80%, questions.jsonl=90%; may be repeated.",
+        show_default=False,
+    ),
+]
+_Tokens = Annotated[
+    str | None,
+    typer.Option(help="How long one student learns: tokens read, as 5M. Default: 4 epochs.", show_default=False),
+]
+_Minutes = Annotated[
+    float | None, typer.Option(help="Instead: about how long all of it may take here.", min=0.1, show_default=False)
+]
+_UntilFlat = Annotated[bool, typer.Option("--until-flat", help="End a student's training when it stops improving.")]
+_MaxSize = Annotated[
+    str | None,
+    typer.Option(help="At most so many parameters (80M), or bytes of 16-bit weights (150MB).", show_default=False),
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")]
+_PushToHub = Annotated[
+    str | None,
+    typer.Option(
+        help="Upload the student to this repository of the Hugging Face hub, if it clears the bar.", show_default=False
+    ),
+]
+
 
 def compress(
-    teacher: Annotated[
-        str,
-        typer.Argument(
-            help="A model folder, hub name, .gguf file or `pocket`; or a recipe (.toml) that says all of it."
-        ),
-    ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data", "-d", help="Text: file, folder, .jsonl, .parquet, dataset, `standard-library`; may be repeated."
-        ),
-    ] = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--keep",
-            "-k",
-            help="95% of the teacher's next-token accuracy; or bits=90%, agreement=80%, questions.jsonl=90%; may be repeated.",
-        ),
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="How long one student learns: tokens read, as 5M. Default: 4 epochs.")
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(help="Instead: about how long all of it may take here.", min=0.1)
-    ] = None,
-    until_flat: Annotated[
-        bool, typer.Option("--until-flat", help="End a student's training when it stops improving.")
-    ] = False,
-    max_size: Annotated[
-        str | None, typer.Option(help="At most so many parameters (80M), or bytes of 16-bit weights (150MB).")
-    ] = None,
+    teacher: _Teacher,
+    data: _Data = None,
+    keep: _Keep = None,
+    tokens: _Tokens = None,
+    minutes: _Minutes = None,
+    until_flat: _UntilFlat = False,
+    max_size: _MaxSize = None,
     out: OutOption = None,
     sets: SetOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
-    push_to_hub: Annotated[
-        str | None,
-        typer.Option(help="Upload the student to this repository of the Hugging Face hub, if it clears the bar."),
-    ] = None,
+    dry_run: _DryRun = False,
+    push_to_hub: _PushToHub = None,
 ) -> None:
     """Find the smallest student of TEACHER that keeps what you say, and prove it on held-out text; resumes after a kill."""
 
@@ -61,7 +75,6 @@ def compress(
         data or [],
         keep or [],
         tokens=tokens,
-        minutes=minutes,
         until_flat=until_flat,
         max_size=max_size,
         sets=sets or [],

@@ -37,7 +37,6 @@ def recipe_of(
     keep: Sequence[str],
     *,
     tokens: str | None,
-    minutes: float | None,
     until_flat: bool,
     max_size: str | None,
     sets: Sequence[str],
@@ -88,12 +87,15 @@ def run_search(
     console.quiet = not processes.is_main_process
     with processes.main_process_first():
         search = build_search(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
+    for redone in search.settle():
+        console.print(f"[yellow]{redone.step}: done again, because {escape(redone.why)}[/yellow]")
     plan = plan_of(search, device=this_device().type)
     if minutes is not None and plan.seconds > 60 * minutes:
         tokens = max(1, round(search.tokens * 60 * minutes / plan.seconds))
         console.print(f"[dim]in {minutes:g} minutes a student can read {tokens:,} tokens[/dim]")
         recipe = shortened(recipe, tokens)
         search = build_search(recipe, out, say=lambda _: None)
+        search.settle()
         plan = plan_of(search, device=this_device().type)
     _print_plan(search, plan, console)
     if dry_run:

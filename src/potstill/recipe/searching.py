@@ -265,7 +265,7 @@ def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorp
     )
     texts = Texts(
         learn,
-        held_out_sample(search, min(_CHOOSING_TOKENS, recipe.evaluation.tokens), training.length),
+        held_out_sample(search, _CHOOSING_TOKENS, training.length),
         held_out_sample(held_out, recipe.evaluation.tokens, training.length),
         looked_at,
     )

@@ -18,6 +18,7 @@ job.py          SearchJob: what is searched
 kept.py         what was made from what: done again when that has changed
 observing.py    what a model does on text and questions, measured once
 climbing.py     one candidate, look by look
+known.py        what is known already: ladder, standings, verdicts
 compression.py  Search: the whole of it, step by step
 four_bits.py    the chosen one in four bits; learning through the rounding
 planning.py     time, disk and memory beforehand

@@ -112,24 +112,29 @@ class Search(Known):
                     yield Chosen(self.by_name[name], isinstance(move, Found), verdicts)
                     return
 
+    def settle(self) -> list[Redone]:
+        """Delete what was made from something else than this job is; the steps that will be done again, and why. Nothing the second time."""
+        kept, redone = Kept(self.folder), []
+        candidates = [self.path / name for name in ("candidates", "controls", "student", "student-int4")]
+        # Another held-out text leaves the candidates as they are.
+        judged = [*self.path.glob("candidates/*/**/held_out.*"), *self.path.glob("controls/*/held_out.*")]
+        for step, places in (
+            ("teacher", [self.path / "measurements"]),
+            ("labels", [self.path / "soft_labels"]),
+            ("importance", [self.path / "importance.safetensors"]),
+            ("candidates", candidates),
+            ("judging", [*judged, *self.path.glob("candidates/*/int4")]),
+        ):
+            why = kept.begin(step, self.job.made_from[step], places)
+            if why is not None:
+                redone.append(Redone(step, why))
+        return redone
+
     def _prepare(self) -> Iterator[Event]:
         """The teacher's scores, its labels, what matters in it."""
-        job, kept = self.job, Kept(self.folder)
+        job = self.job
         on_this_device(job.teacher.model)
-        places = {
-            "teacher": ("measurements",),
-            "labels": ("soft_labels",),
-            "importance": ("importance.safetensors",),
-            "candidates": ("candidates", "controls", "student", "student-int4"),
-            "judging": (),
-        }
-        for step, names in places.items():
-            found = [self.path / name for name in names]
-            if step == "judging":  # another held-out text leaves the candidates as they are
-                found = [*self.path.glob("candidates/*/held_out.*"), *self.path.glob("controls/*/held_out.*")]
-            why = kept.begin(step, job.made_from[step], found)
-            if why is not None:
-                yield Redone(step, why)
+        yield from self.settle()
         if not (self.path / "measurements" / "held_out.npz").exists():
             yield Stage("measuring the teacher")
         _ = self.teacher_chosen_by, self.teacher_judged_by

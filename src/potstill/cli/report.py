@@ -1,0 +1,28 @@
+"""`potstill report RUN [RUN ...]`: the pages of runs made anew from their files, or several runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the comparison of several runs is written.")] = Path(
+        "comparison.html"
+    ),
+) -> None:
+    """Make report.html of a RUN again, from its files alone; with several, a page that compares them."""
+    from rich.markup import escape
+
+    from potstill.cli.console import new_console
+    from potstill.reports.comparison import compared, rebuilt
+    from potstill.reports.html import write_report
+
+    console = new_console()
+    if len(runs) == 1:
+        console.print(f"report   [bold]{escape(str(rebuilt(runs[0])))}[/bold]")
+        return
+    console.print(f"report   [bold]{escape(str(write_report(compared(runs), out)))}[/bold]")

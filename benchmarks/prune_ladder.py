@@ -18,9 +18,11 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -47,13 +49,16 @@ from potstill.students import (
 )
 from potstill.teachers import LiveTeacher, RememberingTeacher, StoredTeacher
 from potstill.training import Cosine, TrainingSettings, train
+from potstill.types import Teacher
 
 HERE = Path(__file__).parent
 LENGTH = 512
 SHARES = (0.60, 0.75, 0.45)
 SOFT, HARD = SoftLabelLoss(ForwardKL()), SoftLabelLoss(ForwardKL(), alpha=0.0)
 HALF = SoftLabelLoss(ForwardKL(), alpha=0.5)
-MEASURES = {"distilled": SOFT, "hard labels": HARD, "half and half": HALF}
+MEASURES = {"distilled": SOFT, "hard labels": HARD, "half and half": HALF, "corrected teacher": SOFT}
+# How fast and how long a copy of the teacher learns the text first: its rate, and the share of the tokens.
+CORRECTION_RATE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def arms() -> Iterator[Arm]:
     for by in ("untouched", "distilled"):
         yield Arm("depth, one by one", first, by)
     yield Arm("width", first, "half and half")
+    yield Arm("width", first, "corrected teacher")
     for share in SHARES[1:]:
         for cut in ("width", "depth, a run"):
             for by in ("untouched", "distilled", "hard labels"):
@@ -127,7 +133,7 @@ def student_of(arm: Arm, teacher: PreTrainedModel, importance: Importance, seed:
 
 
 def learned(
-    arm: Arm, seed: int, student: PreTrainedModel, marker: StoredTeacher, learn: TokenCorpus, wanted: argparse.Namespace
+    arm: Arm, seed: int, student: PreTrainedModel, marker: Teacher, learn: TokenCorpus, wanted: argparse.Namespace
 ) -> float:
     """Trains the student; seconds."""
     rate = wanted.random_rate if arm.cut.endswith("random") else wanted.rate
@@ -142,6 +148,21 @@ def learned(
         if step.index % max(1, steps // 8) == 0:
             print(f"  {arm.name}, seed {seed}: step {step.index} of {steps}, loss {step.loss:.3f}", flush=True)
     return time.perf_counter() - began
+
+
+def corrected(teacher: LiveTeacher, learn: TokenCorpus, wanted: argparse.Namespace, out: Path) -> LiveTeacher:
+    """A copy of the teacher that has read the same tokens once, from hard labels."""
+    kept = out.with_name(f"{out.stem}-corrected")
+    if not (kept / "config.json").exists():
+        copy = deepcopy(teacher.model).float().requires_grad_(True)
+        steps = learn.num_tokens // (wanted.rows * LENGTH)
+        schedule = Cosine(warmup=0.1, floor=0.1)
+        settings = TrainingSettings(steps, CORRECTION_RATE, schedule, dtype=faster_dtype("cpu"))
+        for step in train(copy, None, PackedBatches(learn, LENGTH, wanted.rows), HARD, settings):
+            if step.index % max(1, steps // 8) == 0:
+                print(f"  correcting the teacher: step {step.index} of {steps}, loss {step.loss:.3f}", flush=True)
+        copy.save_pretrained(kept)
+    return LiveTeacher(load_model(str(kept)), size=teacher.num_tokens)
 
 
 def kept(found: Measurement) -> dict[str, list[float]]:
@@ -170,16 +191,17 @@ def run(wanted: argparse.Namespace, out: Path) -> dict:
     found |= {"learn": learn.num_tokens, "documents": len(learn), "held_out": held_out.num_tokens}
     found["dtype"] = str(faster_dtype("cpu")).removeprefix("torch.")
     for seed in range(wanted.seeds):
-        for arm in arms():
+        for arm in islice(arms(), wanted.arms):
             key = f"{arm.name}/{0 if arm.by == 'untouched' else seed}"
             if key in found["arms"]:
                 continue
             student = student_of(arm, model, importance, seed)
-            seconds = 0.0 if arm.by == "untouched" else learned(arm, seed, student, marker, learn, wanted)
+            marks = corrected(teacher, learn, wanted, out) if arm.by == "corrected teacher" else marker
+            seconds = 0.0 if arm.by == "untouched" else learned(arm, seed, student, marks, learn, wanted)
             sums = kept(measure(student, held_out, length=LENGTH, teacher=beside))
             found["arms"][key] = sums | {"seconds": seconds, "sizes": asdict(sizes_of(student))}
             out.write_text(json.dumps(found), "utf-8")
-            (HERE / f"prune_ladder_{wanted.teacher}.md").write_text(page(found, wanted), "utf-8")
+            (HERE / f"prune_ladder_{wanted.name}.md").write_text(page(found, wanted), "utf-8")
             mean = np.sum(sums["nll"]) / np.sum(sums["tokens"])
             print(f"{key}: {mean:.3f} nats, accuracy {np.sum(sums['hits']) / np.sum(sums['tokens']):.1%}", flush=True)
     return found
@@ -210,7 +232,7 @@ def page(found: dict, wanted: argparse.Namespace) -> str:
             for key, one in found["arms"].items()
             if key.rpartition("/")[0] == Arm(arm.cut, arm.share, "hard labels").name
         ]
-        if arm.by in ("distilled", "half and half") and others:
+        if arm.by not in ("untouched", "hard labels") and others:
             hard = np.mean([one["nll"] for one in others], 0)
             against = "{:+.3f} ({:+.3f} to {:+.3f})".format(*interval(sums["nll"] - hard, tokens))
         size = seeds[0]["sizes"]["model"]["non_embedding"]
@@ -225,7 +247,7 @@ def page(found: dict, wanted: argparse.Namespace) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return "\n".join(
         [
-            f"# A ladder of students: {wanted.teacher}",
+            f"# A ladder of students: {wanted.name}",
             "",
             f"*{date.today().isoformat()}; `benchmarks/prune_ladder.py`; {os.cpu_count()} cores "
             f"({torch.backends.cpu.get_cpu_capability()}), students trained in {found['dtype']}; {packages}.*",
@@ -250,12 +272,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=130_000)
     parser.add_argument("--held-out", type=int, default=24_000)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--arms", type=int, default=99, help="the first so many")
+    parser.add_argument("--name", help="of the page; the teacher's if left out")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--random-rate", type=float, default=1e-3)
     wanted = parser.parse_args()
     warnings.filterwarnings("ignore")
-    out = Path("runs") / f"prune_ladder_{wanted.teacher}.json"
+    wanted.name = wanted.name or wanted.teacher
+    out = Path("runs") / f"prune_ladder_{wanted.name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     found = run(wanted, out)
     print(page(found, wanted))

@@ -113,7 +113,7 @@ def test_predictions_hold_the_truth_as_often_as_they_say() -> None:
     generator = np.random.default_rng(0)
     inside = 0
     for _ in range(200):
-        end, rise, exponent = generator.uniform(0.8, 1.0), generator.uniform(0.01, 0.08), generator.uniform(0.2, 0.9)
+        end, rise, exponent = generator.uniform(0.8, 1.0), generator.uniform(0.01, 0.08), generator.uniform(0.05, 0.7)
         shares = (1 / 16, 1 / 8, 1 / 4)
         points = [
             Point(int(x * TOKENS), end - rise * (x**-exponent - 1) + generator.normal(0, 0.003), 0.001) for x in shares

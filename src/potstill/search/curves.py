@@ -18,7 +18,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-_EXPONENTS = np.linspace(0.15, 1.0, 12)
+_EXPONENTS = np.linspace(0.02, 0.72, 15)
 # Of a point about the curve, beside what the documents explain: order of the text, noise of training. In shares of the metric.
 _NOISE = 0.003
 _OTHERS = 0.5

@@ -141,9 +141,9 @@ def page(runs: list[dict], wanted: argparse.Namespace) -> str:
         f"({torch.backends.cpu.get_cpu_capability()}); torch {version('torch')}, transformers {version('transformers')}.*",
         "",
         f"The pocket teacher, {len(runs)} seeds; every candidate of eight sizes and two cuts trained on {runs[0]['tokens']:,} tokens "
-        "and judged on held-out text, and the search played again for each bar on what it would have seen. Right: the level it chose is "
-        "the smallest on which any candidate clears the bar. Cost: all it trained, in parameters times tokens, over the chosen student's own "
-        "training.",
+        "and judged on held-out text, and the search played again for each bar on what it would have seen.",
+        "Right: the level it chose is the smallest on which any candidate clears the bar. Cost: all it trained, in parameters times",
+        "tokens, over the chosen student's own training.",
         "",
         "| metric | bars | right | one level off | none found | cost, mean | cost, most |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.constants import ENDPOINT
 
 from potstill.errors import ModelError
 
@@ -15,11 +15,11 @@ def push_folder(folder: Path, repository: str) -> str:
 
     The token is the hub library's own (`hf auth login`, or HF_TOKEN), and is not shown.
     """
-    api = HfApi()
+    api = HfApi(endpoint=ENDPOINT)
     try:
         api.create_repo(repository, private=True, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Add the student").repo_url)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # the hub's library lets through what its transport of the day raises
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
             f"{repository} can't be uploaded to the hub: {reason}. The student lies in {folder}; log in with `hf auth login` and run the "

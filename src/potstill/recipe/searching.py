@@ -37,6 +37,7 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
     from potstill.search import Search, SearchJob
 
     wanted = _checked(recipe, out)
+    questions = _questions(wanted)
     say(f"loading {recipe.teacher.model}")
     teacher, tokenizer = _teacher(recipe)
     model = teacher.model
@@ -60,7 +61,7 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
         texts=texts,
         batches=batches,
         bars=tuple(_bar(table) for table in wanted.bars),
-        questions={name: found.split() for name, found in _questions(wanted).items()},
+        questions={name: found.split() for name, found in questions.items()},
         ladder=_ladder(wanted),
         manifest=_manifest(recipe, teacher, identity),
         measure=build_measure(recipe.loss),

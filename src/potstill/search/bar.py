@@ -131,7 +131,13 @@ def retained(bar: Bar, student: Evidence, teacher: Evidence) -> Draws:
     formula = _mean_ratio(bar) if bar.metric not in METRICS else (_ABSOLUTE if bar.absolute else _RELATIVE)[bar.metric]
     n = len(next(iter(columns.values())))
     table = np.stack([columns[name] for name in columns], axis=1)
-    found = [formula(dict(zip(columns, table.sum(0), strict=True)))]
+    whole = {name: np.asarray(values.sum()) for name, values in columns.items()}
+    if not bar.absolute and _teachers_score(bar, whole) <= 0:
+        raise DataError(
+            f"the teacher's own {_IN_WORDS.get(bar.metric, bar.metric)} on this text is none, so there is nothing to keep a share of: check "
+            "that text and teacher belong together, or set an absolute bar"
+        )
+    found = [formula(whole)]
     generator = np.random.default_rng(_SEED)
     with np.errstate(invalid="ignore", divide="ignore"):
         for _ in range(_DRAWS // _DRAWS_AT_ONCE):
@@ -197,6 +203,18 @@ def _columns(bar: Bar, student: Evidence, teacher: Evidence) -> dict[str, Array]
         "s.agreements": one.agreements if one.has_teacher else one.tokens,
     }
     return {name: values[counted] for name, values in columns.items()}
+
+
+def _teachers_score(bar: Bar, sums: _Sums) -> float:
+    match bar.metric:
+        case "accuracy":
+            return float(sums["t.hits"])
+        case "bits":
+            return float(sums["unigram"] - sums["t.nll"])
+        case "agreement":
+            return 1.0
+        case _:
+            return float(sums["t"])
 
 
 def _mean_ratio(bar: Bar) -> Callable[[_Sums], Array]:

@@ -113,7 +113,10 @@ class Search(Known):
                     return
 
     def settle(self) -> list[Redone]:
-        """Delete what was made from something else than this job is; the steps that will be done again, and why. Nothing the second time."""
+        """Delete what was made from something else than this job is; the steps that will be done again, and why.
+
+        Nothing the second time.
+        """
         kept, redone = Kept(self.folder), []
         candidates = [self.path / name for name in ("candidates", "controls", "student", "student-int4")]
         # Another held-out text leaves the candidates as they are.

@@ -88,7 +88,7 @@ class Known:
     @property
     def bars(self) -> tuple[Bar, ...]:
         """What a student must reach; where nothing was said, anything is enough."""
-        return self.job.bars or (Bar("accuracy", 0.0),)
+        return self.job.bars or (Bar("agreement", 0.0),)
 
     @property
     def tokens(self) -> int:

@@ -53,6 +53,6 @@ def plan_of(search: Search, *, device: str) -> Plan:
     parameters = size_of(student).total
     return Plan(
         marking + trained + measured * found.seconds_hard,
-        _BYTES_A_LABEL * marked + 4 * _STATE * parameters + 10 * 4 * parameters,
+        float(_BYTES_A_LABEL * marked + 4 * _STATE * parameters + 10 * 4 * parameters),
         float(sum(found.memory.values())),
     )

@@ -1,0 +1,171 @@
+"""`potstill compress` as its user sees it: the search, its outcome, its refusals."""
+
+from __future__ import annotations
+
+import json
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from commands import Workshop
+from transformers import AutoModelForCausalLM
+
+SMALL = [
+    "-s",
+    "training.length=24",
+    "-s",
+    "training.rows=2",
+    "-s",
+    "evaluation.speed=false",
+    "-s",
+    "student.tokens=500",
+]
+SMALL += ["-s", "student.shares=[0.5, 0.8]", "-s", "data.held_out=0.3", "-s", "data.search=0.2"]
+
+
+@pytest.fixture
+def texts(workshop: Workshop) -> Path:
+    """Documents that the tiny teacher can be asked about."""
+    rows = [{"text": f"{word} and " * 12} for word in (f"word{number}" for number in range(60))]
+    (workshop.path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return workshop.path
+
+
+def compress(workshop: Workshop, *words: str):
+    return workshop.run("compress", "teacher", "-d", "many.jsonl", "--tokens", "1k", "-o", "run", *SMALL, *words)
+
+
+def test_a_student_comes_out(workshop: Workshop, texts: Path) -> None:
+    result = compress(workshop, "--keep", "agreement=0.1%")
+    assert result.exit_code == 0, result.output
+    assert "clears the bar" in result.output
+    assert "hard labels" in result.output
+    AutoModelForCausalLM.from_pretrained(texts / "run" / "student")
+    for name in ("report.html", "report.md", "scores.json", "student/README.md"):
+        assert (texts / "run" / name).exists(), name
+    again = compress(workshop, "--keep", "agreement=0.1%")
+    assert again.exit_code == 0
+    assert "step" not in again.output.partition("claim")[2].partition("\n\n")[0]
+    (texts / "run" / "report.html").unlink()
+    assert workshop.run("report", "run").exit_code == 0
+    assert (texts / "run" / "report.html").exists()
+
+
+def test_no_student_is_an_answer(workshop: Workshop, texts: Path) -> None:
+    """It ends with 3, which no mistake does, and says what was nearest."""
+    result = compress(workshop, "--keep", "agreement=100%")
+    assert result.exit_code == 3, result.output
+    said = " ".join(result.output.split())
+    assert "No student on the ladder clears the bar. The nearest" in said
+    assert (texts / "run" / "report.html").exists()
+
+
+def test_the_best_within_a_limit(workshop: Workshop, texts: Path) -> None:
+    result = compress(workshop, "--max-size", "1M")
+    assert result.exit_code == 0, result.output
+    assert "within the limits" in result.output
+    assert "within the limits" in workshop.refused(
+        "compress", "teacher", "-d", "many.jsonl", "--max-size", "1k", "--tokens", "1k", "-o", "other", *SMALL
+    )
+
+
+def test_a_dry_run_trains_nothing(workshop: Workshop, texts: Path) -> None:
+    result = compress(workshop, "--keep", "90%", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "plan" in result.output
+    assert not (texts / "run" / "candidates").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compress", "teacher", "--keep", "95%"], "--data"),
+        (["compress", "teacher", "-d", "many.jsonl"], "--keep 95%"),
+        (["compress", "teacher", "-d", "many.jsonl", "-k", "lots"], "found 'lots'"),
+        (
+            ["compress", "teacher", "-d", "many.jsonl", "-k", "bites=90%"],
+            "'bites' is none of accuracy, bits, agreement",
+        ),
+        (["compress", "teacher", "-d", "many.jsonl", "-k", "none.jsonl=90%"], "none.jsonl"),
+        (["compress", "teacher", "-d", "many.jsonl", "-k", "90%", "--tokens", "many"], "found 'many'"),
+        (["compress", "teacher", "-d", "many.jsonl", "--max-size", "60%"], "found '60%'"),
+        (["compress", "recipe.toml"], "potstill distill"),
+        (["compress", "nowhere", "-d", "many.jsonl", "-k", "90%"], "nowhere"),
+        (["report", "nowhere"], "holds no finished run"),
+    ],
+)
+def test_mistakes_are_told(workshop: Workshop, texts: Path, words: list[str], said: str) -> None:
+    assert said in workshop.refused(*words)
+
+
+def test_a_searching_recipe_is_sent_to_compress(workshop: Workshop) -> None:
+    assert workshop.run("recipes", "demo").exit_code == 0
+    assert "potstill compress" in workshop.refused("distill", "demo.toml")
+
+
+def test_a_teacher_that_knows_nothing_has_nothing_to_keep(workshop: Workshop, texts: Path) -> None:
+    words = ["compress", "teacher", "-d", "many.jsonl", "--tokens", "1k", "-o", "run", *SMALL, "-k", "bits=90%"]
+    assert "nothing to keep a share of" in workshop.refused(*words)
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """As much of the hub's API as an upload asks for; what was committed is kept."""
+
+    committed: list[str] = []  # noqa: RUF012
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode("utf-8", "replace")
+        address = f"http://127.0.0.1:{self.server.server_address[1]}"
+        if self.path.endswith("/repos/create"):
+            self._answer({"url": f"{address}/me/student", "id": "me/student"})
+        elif self.path.endswith("/validate-yaml"):
+            self._answer({"errors": [], "warnings": []})
+        elif "/preupload/" in self.path:
+            files = [
+                {"path": one["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for one in json.loads(body)["files"]
+            ]
+            self._answer({"files": files})
+        else:
+            lines = [json.loads(line) for line in body.splitlines()]
+            self.committed.extend(line["value"]["path"] for line in lines if line["key"] == "file")
+            self._answer({"commitUrl": f"{address}/me/student/commit/1", "commitOid": "1", "pullRequestUrl": None})
+
+    def do_GET(self) -> None:
+        self._answer({"id": "me/student", "private": True, "siblings": []})
+
+    def _answer(self, content: object) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_PUT = do_GET
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        """Silence."""
+
+
+def test_a_student_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a server that answers as the hub does: the model card goes with it, and the token is sent and not shown."""
+    server = HTTPServer(("127.0.0.1", 0), _Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setattr("potstill.export.hub.ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    from potstill.export.hub import push_folder
+
+    (tmp_path / "README.md").write_text("# card")
+    (tmp_path / "config.json").write_text("{}")
+    said = push_folder(tmp_path, "me/student")
+    server.shutdown()
+    assert set(_Hub.committed) == {"README.md", "config.json"}
+    assert "me/student" in said
+    assert "hf_secret" not in said

@@ -15,6 +15,7 @@ import os
 from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from potstill.recipe import decode
 from potstill.recipe.searching import build_search
 from potstill.search import Bar, Judge, NoneFound, Point, Search, Standing, Train, judge, margin, next_move
 from potstill.search.compression import Climbing
-from potstill.search.job import DECAY, LOOKS
+from potstill.search.job import DECAY, rungs_of
 from potstill.search.smallest import Found, standing
 
 HERE = Path(__file__).parent
@@ -52,7 +53,7 @@ def all_trained(search: Search) -> dict:
         pass
     found = {}
     for one in search.candidates:
-        for rung in range(len(LOOKS)):
+        for rung in range(len(search.rungs)):
             for event in search._train(one.name, rung):
                 if isinstance(event, Climbing) and event.step.index == event.of:
                     print(f"  {one.name}: {event.of} steps, loss {event.step.loss:.3f}", flush=True)
@@ -72,22 +73,26 @@ def all_trained(search: Search) -> dict:
             "judged": judged,
         }
     tokens = (search.teacher_chosen_by.text.tokens.sum(), search.teacher_judged_by.text.tokens.sum())
-    return {"candidates": found, "tokens": search.tokens, "read": [float(one) for one in tokens]}
+    return {
+        "candidates": found,
+        "tokens": search.tokens,
+        "steps": search.job.settings.steps,
+        "read": [float(one) for one in tokens],
+    }
 
 
 def played(found: dict, metric: str, least: float) -> dict:
     """The search for one bar: what it chose, what was right, what it cost."""
     candidates, tokens = found["candidates"], found["tokens"]
+    rungs = rungs_of(found["steps"])
     scale = (found["read"][0] / found["read"][1]) ** 0.5
     climbed, judged = dict.fromkeys(candidates, 0), {}
+    seen: dict[str, list[float]] = {name: [] for name in candidates}
     truth = {name: one["judged"][metric]["low"] >= least for name, one in candidates.items()}
 
-    skipped: dict[str, list[int]] = {name: [] for name in candidates}
-
     def curve(name: str) -> list[Point]:
-        seen = sum(len(LOOKS[rung]) for rung in range(climbed[name]))
-        points = candidates[name]["points"][metric][:seen]
-        return [Point(**point) for place, point in enumerate(points) if place not in skipped[name]]
+        points = [Point(**point) for point in candidates[name]["points"][metric]]
+        return [point for point in points if any(abs(point.tokens / tokens - share) < 0.01 for share in seen[name])]
 
     cost = 0.0
     for _ in range(200):
@@ -99,18 +104,14 @@ def played(found: dict, metric: str, least: float) -> dict:
             targets = {"bar": (least + margin(error, looks=LOOKED), False)}
             others = {"bar": [other for each, other in curves.items() if each != name]}
             standings.append(standing(blank, {"bar": curves[name]}, targets, tokens=tokens, others=others))
-        match next_move(standings, rungs=len(LOOKS), looks=LOOKED):
-            case Train(names, rungs):
+        match next_move(standings, rungs=len(rungs), looks=LOOKED):
+            case Train(names, to):
                 for name in names:
-                    before = ([0.0] + [looks[-1] for looks in LOOKS])[climbed[name]]
-                    for rung in range(climbed[name], rungs - 1):  # looks that are passed over
-                        first = sum(len(LOOKS[r]) for r in range(rung))
-                        skipped[name] += range(first, first + len(LOOKS[rung]))
-                    last = LOOKS[rungs - 1][-1]
-                    looks = LOOKS[rungs - 1]
-                    work = (1 - DECAY) * (last - before) + DECAY * sum(looks)
-                    cost += work * candidates[name]["size"]
-                    climbed[name] = rungs
+                    before = rungs[climbed[name] - 1][-1] if climbed[name] else 0.0
+                    looks = rungs[to - 1]
+                    cost += ((1 - DECAY) * (looks[-1] - before) + DECAY * sum(looks)) * candidates[name]["size"]
+                    seen[name] += looks
+                    climbed[name] = to
             case Judge(name):
                 judged[name] = truth[name]
             case Found(name):
@@ -145,19 +146,22 @@ def page(runs: list[dict], wanted: argparse.Namespace) -> str:
         "Right: the level it chose is the smallest on which any candidate clears the bar. Cost: all it trained, in parameters times",
         "tokens, over the chosen student's own training.",
         "",
-        "| metric | bars | right | one level off | none found | cost, mean | cost, most |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| cuts | metric | bars | right | one level too large | otherwise wrong | cost, mean | cost, most |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for metric in METRICS:
-        for low, high in ((0.70, 0.80), (0.80, 0.90), (0.90, 0.98)):
+    for cuts in (("width", "both"), ("width",)):
+        of_cuts = [
+            {**run, "candidates": {n: c for n, c in run["candidates"].items() if c["cut"] in cuts}} for run in runs
+        ]
+        for metric, (low, high) in product(METRICS, ((0.60, 0.80), (0.80, 0.95))):
             bars = np.arange(low, high, 0.01)
-            found = [played(run, metric, float(bar)) for run in runs for bar in bars]
-            some = [one for one in found if not one["none"]]
-            costs = [one["cost"] for one in some] or [float("nan")]
+            found = [played(run, metric, float(bar)) for run in of_cuts for bar in bars]
+            costs = [one["cost"] for one in found if not one["none"]] or [float("nan")]
+            off = [one["off"] for one in found if one["off"] is not None]
             lines.append(
-                f"| {metric} | {low:.0%} to {high - 0.01:.0%} | {np.mean([one['right'] for one in found]):.0%} | "
-                f"{np.mean([one['off'] not in (0, None) and abs(one['off']) == 1 for one in found]):.0%} | "
-                f"{np.mean([one['none'] for one in found]):.0%} | {np.mean(costs):.2f} × | {np.max(costs):.2f} × |"
+                f"| {' and '.join(cuts)} | {metric} | {low:.0%} to {high - 0.01:.0%} | {np.mean([one['right'] for one in found]):.0%} | "
+                f"{np.mean([one == 1 for one in off]):.0%} | {np.mean([one < 0 or one > 1 for one in off]):.0%} | "
+                f"{np.mean(costs):.2f} × | {np.max(costs):.2f} × |"
             )
     lines += [
         "",

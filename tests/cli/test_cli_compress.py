@@ -143,7 +143,7 @@ class _Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_PUT = do_GET
+    do_PUT = do_GET  # noqa: N815
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:

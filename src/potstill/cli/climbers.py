@@ -17,7 +17,6 @@ from potstill.reports.sentences import compression_verdict
 from potstill.runs import Stage
 from potstill.search import Climbing, Decided, Ladder, Redone, Search
 from potstill.search.compression import Event
-from potstill.search.job import LOOKS
 from potstill.soft_labels import Progress
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -102,7 +101,7 @@ def table_of(ladder: Ladder, search: Search, *, now: str = "") -> Table:
         standing = ladder.standings.get(one.name)
         if standing is None:
             continue
-        learned = f"{LOOKS[standing.rungs - 1][-1]:.0%}" if standing.rungs else "–"
+        learned = f"{search.rungs[standing.rungs - 1][-1]:.0%}" if standing.rungs else "–"
         reaches = "–" if standing.reaches is None else f"{standing.reaches[0]:.1%} ± {2 * standing.reaches[1]:.1%}"
         chance = "–" if standing.chance is None else f"{standing.chance:.0%}"
         if standing.judged is not None:

@@ -134,8 +134,8 @@ def retained(bar: Bar, student: Evidence, teacher: Evidence) -> Draws:
     whole = {name: np.asarray(values.sum()) for name, values in columns.items()}
     if not bar.absolute and _teachers_score(bar, whole) <= 0:
         raise DataError(
-            f"the teacher's own {_IN_WORDS.get(bar.metric, bar.metric)} on this text is none, so there is nothing to keep a share of: check "
-            "that text and teacher belong together, or set an absolute bar"
+            f"the teacher's own {_IN_WORDS.get(bar.metric, bar.metric)} on this text is none, so there is nothing to keep a share of: "
+            "check that text and teacher belong together, or set an absolute bar"
         )
     found = [formula(whole)]
     generator = np.random.default_rng(_SEED)

@@ -23,7 +23,6 @@ from potstill.evaluation import measure
 from potstill.models import head_of, on_this_device
 from potstill.runs import Stage, held_out_sample
 from potstill.search.bar import Verdict
-from potstill.search.job import LOOKS
 from potstill.search.kept import Kept
 from potstill.search.known import Known
 from potstill.search.ladder import Candidate
@@ -92,7 +91,7 @@ class Search(Known):
         while True:
             standings = self.standings()
             yield Ladder(self.candidates, standings)
-            move = next_move(list(standings.values()), rungs=len(LOOKS), looks=self.job.looks)
+            move = next_move(list(standings.values()), rungs=len(self.rungs), looks=self.job.looks)
             decisions.append({"move": type(move).__name__, **asdict(move)})
             self._write(decisions, standings)
             match move:
@@ -176,7 +175,7 @@ class Search(Known):
 
     def _train(self, name: str, rung: int) -> Iterator[Event]:
         climber = self.climber(name)
-        for share in range(len(LOOKS[rung])):
+        for share in range(len(self.rungs[rung])):
             steps = self.steps(rung, share)
             if self.has_look(name, steps):
                 continue

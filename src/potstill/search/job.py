@@ -17,10 +17,19 @@ from potstill.soft_labels import Manifest
 from potstill.teachers import LiveTeacher
 from potstill.training import TrainingSettings
 
-# Shares of the whole training after which a candidate is looked at; the first rung has two looks, so that a curve can be drawn.
-LOOKS: tuple[tuple[float, ...], ...] = ((1 / 16, 1 / 8), (1 / 4,), (1 / 2,), (1.0,))
+# Shares of the whole training after which a candidate is looked at, by rung; the first has two looks, so that a curve can be drawn.
+Rungs = tuple[tuple[float, ...], ...]
+_LONG: Rungs = ((1 / 16, 1 / 8), (1 / 4,), (1 / 2,), (1.0,))
+_SHORT: Rungs = ((1 / 8, 1 / 4), (1 / 2,), (1.0,))
+# Learning curves are no curves before so many steps, and order changes (benchmarks/search.md; Muralidharan et al. 2024: some 300).
+_FIRST_LOOK = 100
 # Of the steps up to a look, those in which the learning rate falls.
 DECAY = 0.2
+
+
+def rungs_of(steps: int) -> Rungs:
+    """The looks at a training of so many steps: the first not before a hundred, where that can be."""
+    return _LONG if steps * _LONG[0][0] >= _FIRST_LOOK else _SHORT
 
 
 @dataclass(frozen=True)

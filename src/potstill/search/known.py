@@ -15,7 +15,7 @@ from potstill.runs import RunFolder
 from potstill.search.bar import Bar, Evidence, Verdict, judge, margin, retained
 from potstill.search.climbing import Climber
 from potstill.search.curves import Point
-from potstill.search.job import LOOKS, SearchJob
+from potstill.search.job import Rungs, SearchJob, rungs_of
 from potstill.search.ladder import Candidate, ladder
 from potstill.search.observing import Observer
 from potstill.search.smallest import Standing, standing
@@ -91,6 +91,11 @@ class Known:
         return self.job.bars or (Bar("agreement", 0.0),)
 
     @property
+    def rungs(self) -> Rungs:
+        """When a candidate is looked at."""
+        return rungs_of(self.job.settings.steps)
+
+    @property
     def tokens(self) -> int:
         """What a whole training reads."""
         return self.tokens_of(self.job.settings.steps)
@@ -154,7 +159,7 @@ class Known:
 
     def steps(self, rung: int, look: int = -1) -> int:
         """Optimizer steps to a look of a rung, the last one unless told."""
-        return max(2, round(LOOKS[rung][look] * self.job.settings.steps))
+        return max(2, round(self.rungs[rung][look] * self.job.settings.steps))
 
     def has_look(self, name: str, steps: int) -> bool:
         """Whether a candidate was looked at after so many steps."""
@@ -180,14 +185,16 @@ class Known:
         own = curves[one.name]
         held_out = self.of(one.name) / "held_out.answers.json"
         judged = all(verdict.holds for verdict in self.verdicts(one.name)) if held_out.exists() else None
-        done = max((rung + 1 for rung in range(len(LOOKS)) if self.has_look(one.name, self.steps(rung))), default=0)
+        done = max(
+            (rung + 1 for rung in range(len(self.rungs)) if self.has_look(one.name, self.steps(rung))), default=0
+        )
         targets = {str(bar): self._target(bar, own[str(bar)]) for bar in self.bars}
         others = {bar: [found[bar] for name, found in curves.items() if name != one.name] for bar in own}
         found = standing(
             Standing(one.name, one.cut, one.level, done, judged=judged), own, targets, tokens=self.tokens, others=others
         )
         if found.reaches is not None and done >= 2 and self._is_flat(found, own, targets):
-            return replace(found, rungs=len(LOOKS))
+            return replace(found, rungs=len(self.rungs))
         return found
 
     def _is_flat(

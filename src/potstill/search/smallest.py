@@ -10,17 +10,20 @@ Everything is decided from what was measured, so a search that was killed decide
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from potstill.search.curves import Point, predict, weights_of_exponents
 
 # Below this chance of clearing the bar a candidate is out; from this one on it is likelier than not, and sure enough not to look twice.
-_OUT, _LIKELY, _SURE = 0.10, 0.50, 0.90
+_OUT, _LIKELY, _SURE = 0.15, 0.50, 0.90
 # One that has learned all it may is judged from this chance on.
 _WORTH_JUDGING = 0.30
 # Two cuts of one level that are this close after the first rung (as a share of the bar) both climb the second; then one is left.
 _TIE, _TIED_RUNGS = 0.005, 1
+# One that is so much ahead makes the other unlikely at the neighbouring levels as well.
+_CLEAR = 0.03
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ def next_move(standings: Sequence[Standing], *, rungs: int, looks: int) -> Move:
     if len(judged) >= looks or (passed is not None and likely == out + 1 and at[likely] and passed in at[likely]):
         return Found(passed.name) if passed is not None else _none_found(standings, rungs)
     if (unknown := range(max(below, out) + 1, likely)) and not any(_is_known(at[place]) for place in unknown):
-        middle = unknown[len(unknown) // 2] if likely < len(levels) or below > out else unknown[(len(unknown) - 1) // 2]
-        return Train(tuple(one.name for one in at[middle]), 1, "is the bar above or below this size?")
+        place = _between(unknown, at, below, likely)
+        return Train((at[place][0].name,), 1, "is the bar above or below this size?")
     if likely == len(levels):
         if out + 1 == len(levels):
             return _none_found(standings, rungs)
@@ -108,6 +111,8 @@ def _go_on(level: Sequence[Standing], rungs: int, why: str) -> Move:
     """The best of a level learns on; is judged, when it has learned all it may."""
     best = _leading(level, rungs)
     first = max(best, key=_reach)
+    if first.rungs <= 1 and (others := tuple(one.name for one in level if one.chance is None)):
+        return Train(others, 1, "another cut of this size may be better")
     if first.rungs == rungs:
         return Judge(first.name, "it has learned all it may")
     climbed = min(one.rungs for one in best)
@@ -115,13 +120,24 @@ def _go_on(level: Sequence[Standing], rungs: int, why: str) -> Move:
     return Train(tuple(one.name for one in best if one.rungs == climbed), rungs if is_sure else climbed + 1, why)
 
 
+def _between(unknown: range, at: Sequence[Sequence[Standing]], below: int, above: int) -> int:
+    """Where the bar is crossed, going straight from what is known below to what is known above; the middle where nothing is known."""
+    middle = unknown[(len(unknown) - 1) // 2]
+    if not (0 <= below < above < len(at)):
+        return middle
+    low, high = (max(_reach(one) for one in at[place]) for place in (below, above))
+    if not low < 1.0 < high:
+        return middle
+    crossing = below + (1.0 - low) / (high - low) * (above - below)
+    return min(max(math.ceil(crossing), unknown[0]), unknown[-1])
+
+
 def _of_leading_cut(level: Sequence[Standing], standings: Sequence[Standing]) -> Sequence[Standing]:
-    """Where two cuts were compared at another level, only the better of them is tried here."""
-    known = [one for one in standings if one.reaches is not None]
-    better = {
-        a.cut for a in known for b in known if a.level == b.level and a.cut != b.cut and _reach(a) >= _reach(b) + _TIE
-    }
-    return [one for one in level if one.cut in better or one.chance is not None] or level
+    """Where two cuts were compared at this level or a neighbouring one, only the better of them is tried here."""
+    known = [one for one in standings if one.reaches is not None and abs(one.level - level[0].level) <= 1]
+    pairs = [(a, b) for a in known for b in known if a.level == b.level and a.cut != b.cut]
+    better = {a.cut for a, b in pairs if _reach(a) >= _reach(b) + _CLEAR}
+    return [one for one in level if not better or one.cut in better or one.chance is not None] or level
 
 
 def _chance(level: Sequence[Standing]) -> float:

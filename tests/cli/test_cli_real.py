@@ -54,13 +54,16 @@ def steps_logged(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_the_demo_beats_its_controls(tmp_path: Path):
+def test_the_demo_finds_a_student_and_beats_its_control(tmp_path: Path):
     run("demo", "--out", "demo", folder=tmp_path)
+    found = json.loads((tmp_path / "demo" / "scores.json").read_text())
+    [verdict] = found["verdicts"]
+    assert found["holds"] == (verdict["low"] >= 0.85)
+    assert found["controls"]["hard_labels"][0]["value"] < verdict["value"]
     by_name = {model.name: model for model in load_scores(tmp_path / "demo" / "scores.json")}
     control = by_name["hard_labels"].distilled_minus_this
     assert control["kl_to_teacher"].high < 0
     assert control["perplexity"].high < 0
-    assert by_name["hard_labels_same_time"].distilled_minus_this["kl_to_teacher"].high < 0
     assert "<svg" in (tmp_path / "demo" / "report.html").read_text()
 
 

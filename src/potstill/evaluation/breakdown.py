@@ -177,6 +177,10 @@ def _passages(
     found: Mapping[str, NDArray], corpus: TokenCorpus, tokenizer: PreTrainedTokenizerBase, wanted: int, tokens: int
 ) -> tuple[Passage, ...]:
     """The first stretches of the documents that agree least, middling and most."""
+
+    def said(token: int) -> str:
+        return str(tokenizer.decode([token]))
+
     documents = [d for d in range(len(corpus)) if (found["document"] == d).sum() >= min(tokens, 40)]
     if not documents:
         return ()
@@ -188,7 +192,9 @@ def _passages(
         rows = np.flatnonzero(found["document"] == document)[:tokens]
         words = tuple(
             Word(
-                *(tokenizer.decode([int(found[name][row])]) for name in ("target", "teacher", "student")),
+                said(int(found["target"][row])),
+                said(int(found["teacher"][row])),
+                said(int(found["student"][row])),
                 float(found["teacher_probability"][row]),
                 float(found["student_probability"][row]),
             )

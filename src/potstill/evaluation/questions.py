@@ -162,7 +162,7 @@ def _written(
         top_p=None,
         top_k=None,
     )
-    return [tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
+    return [str(tokenizer.decode(row[width:], skip_special_tokens=True)) for row in out]
 
 
 def _is_likeliest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: Question, length: int) -> float:

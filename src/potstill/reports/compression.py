@@ -70,6 +70,7 @@ def compression_page(folder: Path, found: Facts) -> Page:
         curves=(*_scatters(found), *_learning(found), *_calibration(folder, found)),
         parts=(_lineage(found), _disagreements(found), _loading(folder, found)),
         notes=tuple(_notes(found)),
+        charts_first=True,
         settings=recipe,
         environment=environment_of(manifest),
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 from potstill.errors import RunDirectoryError
@@ -59,9 +60,8 @@ def _document(page: Page) -> Iterator[str]:
     yield f'<header>\n<p class="mark">potstill</p>\n<h1>{escape(page.title)}</h1>'
     yield f'<p class="lead">{escape(page.lead)}</p>\n</header>'
     yield from _cards(page)
-    for table in page.tables:
-        yield from _table(table)
-    yield from _charts(page)
+    charts, tables = _charts(page), chain.from_iterable(_table(table) for table in page.tables)
+    yield from chain(charts, tables) if page.charts_first else chain(tables, charts)
     for part in page.parts:
         yield from _part(part)
     yield from _notes(page)

@@ -157,6 +157,7 @@ class Code:
 class Page:
     """A whole report, in the order it is read.
 
+    charts_first  before the tables
     settings      the resolved recipe as text, folded away
     environment   versions and machine, folded away
     """
@@ -168,6 +169,7 @@ class Page:
     curves: Sequence[Chart | IntervalChart | Scatter] = ()
     parts: Sequence[Strip | MarkedText | Code] = ()
     notes: Sequence[str] = ()
+    charts_first: bool = False
     settings: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 

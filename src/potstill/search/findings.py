@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from potstill.data import TokenCorpus
-from potstill.evaluation import compare, scores_to_json
+from potstill.evaluation import Measurement, compare, scores_to_json
 from potstill.evaluation.breakdown import break_down, habits
 from potstill.models import load_model, on_this_device, size_of
 from potstill.search.bar import Evidence, Verdict, judge
@@ -39,36 +39,35 @@ def findings(search: Search, name: str, *, holds: bool, four_bits: FourBits | No
     if job.control:
         probed["hard_labels"] = on_this_device(load_model(search.path / "controls" / "hard_labels" / "student"))
     size = job.teacher.num_tokens
-    return _finite(
-        {
-            "kind": "compress",
-            "teacher": job.source,
-            "bars": [{"text": str(bar), **asdict(bar)} for bar in search.bars] if job.bars else [],
-            "looks": job.looks,
-            "chosen": name,
-            "holds": holds,
-            "verdicts": [plain(one) for one in search.verdicts(name)],
-            "candidates": [candidate(search, one.name) for one in search.candidates],
-            "controls": _controls(search),
-            "int4": None if four_bits is None else facts_of(four_bits),
-            "models": scores_to_json(compare(_measurements(search, name))),
-            "sizes": {"teacher": asdict(size_of(model)), "distilled": asdict(size_of(student))},
-            "cost": cost(search, name),
-            "labels": asdict(describe(Store(search.path / "soft_labels"))),
-            "teacher_layers": model.config.num_hidden_layers,
-            "lineage": list(search.lineage(name).layers),
-            "shape": asdict(search.by_name[name].shape),
-            "breakdown": asdict(found),
-            "habits": {who: asdict(habits(one, job.texts.held_out, size=size)) for who, one in probed.items()},
-            "text": {
-                "learned_from": job.texts.learn.num_tokens,
-                "documents": len(job.texts.learn),
-                "read": search.tokens,
-                "chosen_by": {"documents": len(job.texts.search), "tokens": job.texts.search.num_tokens},
-                "judged_by": {"documents": len(job.texts.held_out), "tokens": job.texts.held_out.num_tokens},
-            },
-        }
-    )
+    facts = {
+        "kind": "compress",
+        "teacher": job.source,
+        "bars": [{"text": str(bar), **asdict(bar)} for bar in search.bars] if job.bars else [],
+        "looks": job.looks,
+        "chosen": name,
+        "holds": holds,
+        "verdicts": [plain(one) for one in search.verdicts(name)],
+        "candidates": [candidate(search, one.name) for one in search.candidates],
+        "controls": _controls(search),
+        "int4": None if four_bits is None else facts_of(four_bits),
+        "models": scores_to_json(compare(_measurements(search, name))),
+        "sizes": {"teacher": asdict(size_of(model)), "distilled": asdict(size_of(student))},
+        "cost": cost(search, name),
+        "labels": asdict(describe(Store(search.path / "soft_labels"))),
+        "teacher_layers": model.config.num_hidden_layers,
+        "lineage": list(search.lineage(name).layers),
+        "shape": asdict(search.by_name[name].shape),
+        "breakdown": asdict(found),
+        "habits": {who: asdict(habits(one, job.texts.held_out, size=size)) for who, one in probed.items()},
+        "text": {
+            "learned_from": job.texts.learn.num_tokens,
+            "documents": len(job.texts.learn),
+            "read": search.tokens,
+            "chosen_by": {"documents": len(job.texts.search), "tokens": job.texts.search.num_tokens},
+            "judged_by": {"documents": len(job.texts.held_out), "tokens": job.texts.held_out.num_tokens},
+        },
+    }
+    return {name: _finite(value) for name, value in facts.items()}
 
 
 def candidate(search: Search, name: str) -> dict[str, object]:
@@ -125,7 +124,7 @@ def _nothing():
     raise AssertionError("it was measured already")
 
 
-def _measurements(search: Search, name: str) -> Mapping[str, object]:
+def _measurements(search: Search, name: str) -> Mapping[str, Measurement]:
     at = {
         "teacher": search.path / "measurements" / "held_out",
         "untouched": search.path / "controls" / "untouched" / "held_out",

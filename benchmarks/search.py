@@ -39,7 +39,7 @@ def recipe(seed: int, wanted: argparse.Namespace):
         {
             "name": f"search-{seed}",
             "teacher": {"model": "pocket"},
-            "student": {"kind": "search", "bars": bars, "cuts": ["width", "both"], "screened": 2, "looks": LOOKED},
+            "student": {"kind": "search", "bars": bars, "cuts": ["width", "both"], "looks": LOOKED},
             "data": {"source": "standard-library"},
             "training": {"tokens": wanted.tokens, "rows": 2, "learning_rate": 1.5e-3, "seed": seed},
             "evaluation": {"tokens": 60_000, "speed": False, "control": False},

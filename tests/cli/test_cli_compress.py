@@ -99,6 +99,20 @@ def test_mistakes_are_told(workshop: Workshop, texts: Path, words: list[str], sa
     assert said in workshop.refused(*words)
 
 
+def test_reports_are_made_again_and_compared(workshop: Workshop) -> None:
+    for name in ("one", "other"):
+        assert workshop.run("distill", "recipe.toml", "-o", name).exit_code == 0
+    before = (workshop.path / "one" / "report.html").read_text()
+    (workshop.path / "one" / "report.html").unlink()
+    assert workshop.run("report", "one").exit_code == 0
+    assert "On held-out text" in (workshop.path / "one" / "report.html").read_text()
+    assert len(before) > 1000
+    assert workshop.run("report", "one", "other").exit_code == 0
+    page = (workshop.path / "comparison.html").read_text()
+    assert "one, distilled" in page
+    assert "other, hard labels" in page
+
+
 def test_a_searching_recipe_is_sent_to_compress(workshop: Workshop) -> None:
     assert workshop.run("recipes", "demo").exit_code == 0
     assert "potstill compress" in workshop.refused("distill", "demo.toml")

@@ -107,7 +107,7 @@ def break_down(
         last = bound
     if domains is not None:
         for domain in sorted(set(domains)):
-            add("domain", domain, np.array([domains[d] == domain for d in found["document"]]))
+            add("the document is in", domain, np.array([domains[d] == domain for d in found["document"]]))
     return Breakdown(tuple(groups), _passages(found, corpus, tokenizer, passages, passage_tokens))
 
 

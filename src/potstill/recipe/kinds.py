@@ -196,7 +196,7 @@ class SearchedStudent(Table):
         "both",
     )
     """How each size is cut."""
-    screened: Annotated[int, Field(ge=1)] = 2
+    screened: Annotated[int, Field(ge=1)] = 3
     """Cuts of a size that go on after a look at them untrained."""
     looks: Annotated[int, Field(ge=1)] = 3
     """How many candidates may be judged on held-out text; the interval of each is as much wider."""

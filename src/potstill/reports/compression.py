@@ -39,6 +39,7 @@ _KINDS = {
     "x": "untouched",
     "D": "four bits",
 }
+_OUT = 0.15  # the chance of clearing the bar below which the search leaves a candidate (search/smallest.py)
 _MARKS = {
     "lost": "the teacher is right, the student is not",
     "gained": "the student is right, the teacher is not",
@@ -112,7 +113,9 @@ def _ladder_table(found: Facts) -> Table:
     for one in sorted(found["candidates"], key=lambda each: -each["sizes"]["model"]["non_embedding"]):
         looks = max((len(points) for points in one["curves"].values()), default=0)
         last = next(iter(one["curves"].values()))[-1:] if one["curves"] else []
-        fate = "left out untrained" if one["screened_out"] else "not needed" if not looks else "out"
+        fate = "left out untrained" if one["screened_out"] else "not needed"
+        if looks:
+            fate = "out" if (one["chance"] or 0.0) < _OUT else "stopped: not needed"
         if one["verdicts"] is not None:
             fate = "clears the bar" if all(verdict["holds"] for verdict in one["verdicts"]) else "misses the bar"
         reaches = "–" if one["predicted"] is None else f"{one['predicted'][0]:.1%} ± {2 * one['predicted'][1]:.1%}"

@@ -145,7 +145,7 @@ def _beginning(corpus: TokenCorpus) -> TokenCorpus:
 
 def _domains(keys: tuple[str, ...]) -> list[str] | None:
     """The folders that documents lie in, where these are few."""
-    names = [Path(key).parts[0] if len(Path(key).parts) > 1 else "" for key in keys]
+    names = [f"{Path(key).parts[0]}/" if len(Path(key).parts) > 1 else "at the top" for key in keys]
     return names if 1 < len(set(names)) <= 12 else None
 
 

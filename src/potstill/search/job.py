@@ -49,7 +49,7 @@ class LadderWanted:
     shares: tuple[float, ...] = SHARES
     cuts: tuple[Cut, ...] = CUTS
     limits: Limits | None = None
-    screened: int = 2
+    screened: int = 3
 
 
 @dataclass(frozen=True)

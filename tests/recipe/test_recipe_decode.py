@@ -113,7 +113,7 @@ def test_a_slip_is_named_with_its_place_and_what_was_found(line: str, message: s
         (
             'kind = "copy_layers"',
             'kind = "copy"',
-            'student.kind: needs "copy_layers", "prune", "model" or "fresh", found the text "copy"',
+            'student.kind: needs "copy_layers", "prune", "model", "fresh" or "search", found the text "copy"',
         ),
         ('source = "notes.txt"', "source = 3", "data.source: needs a text"),
         ('source = "notes.txt"', "source = ''", "data.source: needs a text"),

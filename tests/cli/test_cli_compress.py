@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -68,6 +68,13 @@ def test_the_best_within_a_limit(workshop: Workshop, texts: Path) -> None:
     assert "within the limits" in workshop.refused(
         "compress", "teacher", "-d", "many.jsonl", "--max-size", "1k", "--tokens", "1k", "-o", "other", *SMALL
     )
+
+
+def test_how_fast_it_must_be(workshop: Workshop, texts: Path) -> None:
+    words = ["compress", "teacher", "-d", "many.jsonl", "--tokens", "1k", "-o", "run", *SMALL, "--min-speed"]
+    assert "as fast as that" in workshop.refused(*words, "1000")
+    timed = json.loads((texts / "run" / "timings.json").read_text())
+    assert all(0.1 < ratio < 10 for ratio in timed.values())
 
 
 def test_a_dry_run_trains_nothing(workshop: Workshop, texts: Path) -> None:
@@ -166,7 +173,7 @@ class _Hub(BaseHTTPRequestHandler):
 
 def test_a_student_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To a server that answers as the hub does: the model card goes with it, and the token is sent and not shown."""
-    server = HTTPServer(("127.0.0.1", 0), _Hub)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
     Thread(target=server.serve_forever, daemon=True).start()
     from huggingface_hub import constants
 

@@ -43,6 +43,10 @@ _MaxSize = Annotated[
     str | None,
     typer.Option(help="At most so many parameters (80M), or bytes of 16-bit weights (150MB).", show_default=False),
 ]
+_MinSpeed = Annotated[
+    float | None,
+    typer.Option(help="At least so many times as fast a writer as the teacher, as 1.5.", show_default=False),
+]
 # What a script can tell from a mistake (2): all went well, and no student clears the bar.
 _MISSED = 3
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")]
@@ -62,6 +66,7 @@ def compress(
     minutes: _Minutes = None,
     until_flat: _UntilFlat = False,
     max_size: _MaxSize = None,
+    min_speed: _MinSpeed = None,
     out: OutOption = None,
     sets: SetOption = None,
     dry_run: _DryRun = False,
@@ -79,6 +84,7 @@ def compress(
         tokens=tokens,
         until_flat=until_flat,
         max_size=max_size,
+        min_speed=min_speed,
         sets=sets or [],
     )
     found = run_search(

@@ -39,6 +39,7 @@ def recipe_of(
     tokens: str | None,
     until_flat: bool,
     max_size: str | None,
+    min_speed: float | None,
     sets: Sequence[str],
 ) -> Recipe:
     """The recipe that the command line describes; TEACHER may be one already, and the options then change it."""
@@ -49,11 +50,13 @@ def recipe_of(
         return load_recipe(Path(teacher), sets=[*changes, *sets])
     if not data:
         raise RecipeError("what is there to learn from? Say --data FILE, a folder, a data set, or standard-library")
-    if not keep and max_size is None:
+    if not keep and max_size is None and min_speed is None:
         raise RecipeError(
             "what must the student keep? Say --keep 95% (of the teacher's next-token accuracy), or how large it may be (--max-size)"
         )
     student: dict[str, object] = {"kind": "search", "bars": [_bar(one) for one in keep], "until_flat": until_flat}
+    if min_speed is not None:
+        student["min_speed"] = min_speed
     if max_size is not None:
         size = target_of(max_size)
         if size.kind not in ("parameters", "bytes"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,10 +17,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from potstill.data import Document, Split, TokenCorpus, read_documents, split_of, tokenize
 from potstill.errors import DataError, RecipeError
-from potstill.evaluation import measure, score, speed
+from potstill.evaluation import measure, score
 from potstill.models import check_context, load_model, load_tokenizer, on_this_device, save_model
 from potstill.reports import draw_importance
 from potstill.runs import held_out_sample
+from potstill.search import times_as_fast
 from potstill.students import (
     Axis,
     AxisName,
@@ -168,15 +168,7 @@ def _towards(
             return shape_of_size(model, axes, target.amount / model.dtype.itemsize, start=start)
         case "speed":
             console.print("[dim]timing shapes …[/dim]")
-            return largest_shape(model, axes, lambda shape: _times_as_fast(model, shape) >= target.amount, start=start)
-
-
-def _times_as_fast(model: PreTrainedModel, shape: Shape) -> float:
-    """How many times as many tokens a second a student of that shape writes, whatever its weights: the median of three turns."""
-    student, _ = prune(model, shape, Importance.unmeasured(model))
-    turns = [(speed(model), speed(student)) for _ in range(3)]
-    rates = [[one.decode_tokens_per_second or one.prefill_tokens_per_second for one in turn] for turn in turns]
-    return statistics.median(student / teacher for teacher, student in rates)
+            return largest_shape(model, axes, lambda shape: times_as_fast(model, shape) >= target.amount, start=start)
 
 
 def _layers(wanted: Wanted, model: PreTrainedModel, importance: Importance) -> tuple[int, ...] | None:

@@ -208,12 +208,14 @@ class SearchedStudent(Table):
     """At most so many parameters."""
     max_bytes: Annotated[int, Field(ge=1)] | None = None
     """At most so many bytes of weights, of two bytes a parameter."""
+    min_speed: Annotated[float, Field(gt=1.0)] | None = None
+    """At least so many times as fast a writer as the teacher, on this machine."""
     int4: bool = True
     """See whether the bars are cleared with weights of four bits as well."""
 
     @model_validator(mode="after")
     def _search_something(self) -> SearchedStudent:
-        if not self.bars and self.max_parameters is None and self.max_bytes is None:
+        if not self.bars and self.max_parameters is None and self.max_bytes is None and self.min_speed is None:
             raise mistake(
                 "nothing is asked of the student: say what it must keep (`bars`), or how large it may be (`max_parameters`)"
             )

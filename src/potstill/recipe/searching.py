@@ -294,6 +294,5 @@ def _bar(table: BarTable) -> Bar:
 def _ladder(wanted: SearchedStudent) -> LadderWanted:
     from potstill.search import LadderWanted, Limits
 
-    limits = Limits(wanted.max_parameters, wanted.max_bytes)
-    has_limits = wanted.max_parameters is not None or wanted.max_bytes is not None
-    return LadderWanted(wanted.shares, wanted.cuts, limits if has_limits else None, wanted.screened)
+    limits = Limits(wanted.max_parameters, wanted.max_bytes, wanted.min_speed)
+    return LadderWanted(wanted.shares, wanted.cuts, None if limits == Limits() else limits, wanted.screened)

@@ -21,6 +21,7 @@ climbing.py     one candidate, look by look
 known.py        what is known already: ladder, standings, verdicts
 compression.py  Search: the whole of it, step by step
 four_bits.py    the chosen one in four bits; learning through the rounding
+timing.py       how fast a shape writes
 planning.py     time, disk and memory beforehand
 findings.py     what was found, as plain dictionaries
 """
@@ -31,6 +32,7 @@ from potstill.search.curves import Point, Prediction, predict
 from potstill.search.job import LadderWanted, SearchJob, Texts
 from potstill.search.ladder import Candidate, Limits, ladder
 from potstill.search.smallest import Found, Judge, NoneFound, Standing, Train, next_move
+from potstill.search.timing import times_as_fast
 
 __all__ = [
     "Bar",
@@ -62,4 +64,5 @@ __all__ = [
     "margin",
     "next_move",
     "predict",
+    "times_as_fast",
 ]

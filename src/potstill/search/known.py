@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from potstill.errors import ModelError
 from potstill.evaluation.measuring import Measurement
 from potstill.losses import HARD_LABELS
 from potstill.runs import RunFolder
@@ -19,6 +20,7 @@ from potstill.search.job import Rungs, SearchJob, rungs_of
 from potstill.search.ladder import Candidate, ladder
 from potstill.search.observing import Observer
 from potstill.search.smallest import Standing, standing
+from potstill.search.timing import times_as_fast
 from potstill.soft_labels import Store
 from potstill.students import Importance, prune
 from potstill.teachers import StoredTeacher
@@ -47,9 +49,25 @@ class Known:
         found = ladder(
             self.job.teacher.model, self.importance, shares=wanted.shares, cuts=wanted.cuts, limits=wanted.limits
         )
+        found = tuple(one for one in found if self._is_fast_enough(one))
+        if not found:
+            raise ModelError(
+                "no student of the ladder is as fast as that: ask for less, or for smaller shares (student.shares)"
+            )
         if not self.job.bars:
             found = tuple(one for one in found if one.level == found[-1].level)
         return found
+
+    def _is_fast_enough(self, one: Candidate) -> bool:
+        """Timed once a run: times differ from one to the next, and the ladder must not."""
+        limits = self.job.ladder.limits
+        if limits is None or limits.times_as_fast is None:
+            return True
+        timed = self.folder.read_json("timings.json") if (self.path / "timings.json").exists() else {}
+        if one.name not in timed:
+            timed[one.name] = times_as_fast(self.job.teacher.model, one.shape)
+            self.folder.write_json("timings.json", timed)
+        return float(str(timed[one.name])) >= limits.times_as_fast
 
     @cached_property
     def by_name(self) -> dict[str, Candidate]:

@@ -49,18 +49,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a student may be at most: parameters, bytes of weights at `bytes_each` a parameter, share of the teacher's decoding time."""
+    """What a student may be: at most so many parameters, bytes of weights (two a parameter); at least so many times as fast a writer."""
 
     parameters: int | None = None
     bytes: int | None = None
-    bytes_each: float = 2.0
+    times_as_fast: float | None = None
 
     def allows(self, sizes: Sizes) -> bool:
-        """Whether a student of these sizes is within them."""
+        """Whether a student of these sizes is within them; how fast it is must be tried."""
         total = sizes.model.total
         if self.parameters is not None and total > self.parameters:
             return False
-        return self.bytes is None or total * self.bytes_each <= self.bytes
+        return self.bytes is None or 2 * total <= self.bytes
 
 
 def ladder(

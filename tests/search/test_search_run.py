@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from potstill.errors import RecipeError, RunDirectoryError
 from potstill.recipe.searching import build_search
 from potstill.reports.compression import write_compression
-from potstill.search import Climbing, Redone
+from potstill.search import Chosen, Climbing, Redone
 
 HERE = Path(__file__).parent
 
@@ -95,6 +95,15 @@ def test_another_rate_trains_again_and_keeps_the_labels(done, source, tmp_path) 
     assert [event.step for event in redone if event.step != "student"] == ["candidates"]
     assert "learning_rate was 0.001, is 0.002" in redone[0].why or "training" in redone[0].why
     assert {path: path.stat().st_mtime_ns for path in copy.glob("soft_labels/*.psl")} == labels
+
+
+def test_who_has_stopped_improving_has_learned_enough(source, tmp_path) -> None:
+    """At a rate of almost nothing, half of the steps are enough to see it."""
+    training = {"steps": 16, "length": 64, "rows": 2, "dtype": "float32", "learning_rate": 1e-9}
+    student = {"until_flat": True, "bars": [{"least": 0.1}]}
+    found = events(small_search.recipe(source, student=student, training=training), tmp_path / "run")
+    assert isinstance(found[-1], Chosen)
+    assert not list((tmp_path / "run").glob(f"candidates/{found[-1].candidate.name}/look-16.npz"))
 
 
 def killed_until_done(out: Path, source: Path, kills: int, seed: int) -> int:

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from potstill.reports.sentences import compression_verdict
+from potstill.reports.sentences import advice_on, compression_verdict
 from potstill.runs import Stage
 from potstill.search import Climbing, Decided, Ladder, Redone, Search
 from potstill.search.compression import Event
@@ -142,6 +142,8 @@ def print_outcome(found: Mapping[str, Any], speeds: Mapping[str, Any], out: obje
         console.print(
             f"in 4 bit [bold]{escape(str(out))}/student-int4[/bold]  ({found['int4']['bytes'] / 1e6:,.1f} MB)"
         )
+    if advice := advice_on(found):
+        console.print(f"advice   {escape(advice)}")
     console.print(f"report   [bold]{escape(str(out))}/report.html[/bold]")
 
 

@@ -28,7 +28,7 @@ from potstill.reports.page import (
     Table,
     Token,
 )
-from potstill.reports.sentences import compression_verdict
+from potstill.reports.sentences import advice_on, compression_verdict
 from potstill.runs import RunScores
 
 Facts = Mapping[str, Any]
@@ -326,6 +326,8 @@ def _notes(found: Facts) -> Iterator[str]:
         f"The teacher's labels: {8 * labels['bytes_per_token']:.0f} bits a token on disk; the teacher's entropy is "
         f"{labels['entropy'] / 0.6931471805599453:.2f} bits, so much does one hard label drawn from it hide."
     )
+    if advice := advice_on(found):
+        yield advice
     yield "The control learned from the same batches in the same order, by cross-entropy on the text itself."
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# Nats of surprise above the entropy from which mixing in hard labels was better: SmolLM2 on the Linux kernel's documentation has 0.14, the
+# pocket teacher on text like its own less than none (benchmarks/prune_ladder_smollm2.md, demo.md).
+_TOO_SURE = 0.05
+
 
 def compression_verdict(found: Mapping[str, Any]) -> str:
     """The outcome in one sentence."""
@@ -18,6 +22,18 @@ def compression_verdict(found: Mapping[str, Any]) -> str:
     return (
         f"No student on the ladder clears the bar. The nearest, {found['chosen']} with {share:.0%} of the teacher's non-embedding "
         f"parameters: {said}. More tokens, more text, larger shares (student.shares) or a lower bar may help."
+    )
+
+
+def advice_on(found: Mapping[str, Any]) -> str:
+    """What may help where the teacher's labels are not what they could be; empty where nothing is known to."""
+    labels = found["labels"]
+    if found["alpha"] < 1.0 or labels["nll"] - labels["entropy"] < _TOO_SURE:
+        return ""
+    return (
+        "The teacher is too sure of itself on this text "
+        f"(a surprise of {labels['nll']:.2f} nats where it expects {labels['entropy']:.2f}): it may not know text like this well. "
+        "Hard labels beside its own (loss.alpha = 0.5) then kept more in our benchmarks."
     )
 
 

@@ -44,6 +44,7 @@ def findings(search: Search, name: str, *, holds: bool, four_bits: FourBits | No
         "teacher": job.source,
         "bars": [{"text": str(bar), **asdict(bar)} for bar in search.bars] if job.bars else [],
         "looks": job.looks,
+        "alpha": job.measure.alpha,
         "chosen": name,
         "holds": holds,
         "verdicts": [plain(one) for one in search.verdicts(name)],

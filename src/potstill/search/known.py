@@ -211,7 +211,7 @@ class Known:
         found = standing(
             Standing(one.name, one.cut, one.level, done, judged=judged), own, targets, tokens=self.tokens, others=others
         )
-        if found.reaches is not None and done >= 2 and self._is_flat(found, own, targets):
+        if found.reaches is not None and done and self._is_flat(found, own, targets):
             return replace(found, rungs=len(self.rungs))
         return found
 

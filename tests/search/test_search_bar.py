@@ -117,3 +117,25 @@ def test_a_bar_in_words() -> None:
     assert str(Bar("accuracy", 0.95)) == "at least 95% of the teacher's next-token accuracy"
     assert str(Bar("bits", 1.2, absolute=True)) == "at most 1.2 bits per byte"
     assert str(Bar("mine", 0.9)) == "at least 90% of the teacher's score on mine"
+
+
+def test_few_questions_prove_little() -> None:
+    """Student and teacher agree on all of 10: by luck one student in two that misses the bar does. On 200 it is no luck."""
+    tokens = np.full(30, 100.0)
+    few, many = (evidence(tokens, tokens, answers={"mine": np.ones(n)}) for n in (10, 200))
+    assert not judge(Bar("mine", 0.95), few, few, looks=3).holds
+    assert judge(Bar("mine", 0.95), many, many, looks=3).holds
+    generator = np.random.default_rng(0)
+    for n in (20, 40, 100):
+        wrong = 0
+        teacher = evidence(tokens, tokens, answers={"mine": np.ones(n)})
+        for _ in range(200):
+            answers = (generator.random(n) < 0.9).astype(float)
+            wrong += judge(Bar("mine", 0.9), evidence(tokens, tokens, answers={"mine": answers}), teacher).holds
+        assert wrong / 200 <= 0.05
+
+
+def test_few_documents_prove_nothing() -> None:
+    generator = np.random.default_rng(0)
+    student, teacher = simulated(generator, 6, 1.0)
+    assert not judge(Bar("accuracy", 0.5), student, teacher).holds

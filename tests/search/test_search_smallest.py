@@ -7,7 +7,7 @@ import pytest
 
 from potstill.search import Judge, NoneFound, Point, Standing, Train, next_move, predict
 from potstill.search.job import rungs_of
-from potstill.search.smallest import Found, standing
+from potstill.search.smallest import Found, reach_of, standing
 
 SHARES = (0.15, 0.22, 0.30, 0.40, 0.50, 0.60, 0.70, 0.85)
 TOKENS = 1_000_000
@@ -106,7 +106,7 @@ def test_a_failed_look_on_held_out_text_goes_one_level_up() -> None:
         Standing("b", "width", 1, 4, 0.9, (1.01, 0.01)),
     ]
     assert next_move(both, rungs=4, looks=3) == Judge("b", "it has learned all it may")
-    assert next_move(both, rungs=4, looks=1) == NoneFound("b")
+    assert next_move(both, rungs=4, looks=1) == NoneFound("a")  # no look is left for b
 
 
 def test_predictions_hold_the_truth_as_often_as_they_say() -> None:
@@ -126,3 +126,28 @@ def test_predictions_hold_the_truth_as_often_as_they_say() -> None:
 def test_a_curve_that_falls_is_taken_as_level() -> None:
     found = predict([Point(100, 0.9, 0.001), Point(200, 0.8, 0.001)], 1600)
     assert math.isclose(found.mean, (0.9 + 2 * 0.8) / 3, abs_tol=1e-6)
+
+
+def test_whichever_way_is_better_more_reach_is_better() -> None:
+    """Bits per byte are better when there are fewer of them; without a target, more is better."""
+    assert reach_of(0.9, 1.0, True) > reach_of(1.1, 1.0, True)
+    assert reach_of(1.0, 1.0, True) == reach_of(1.0, 1.0, False) == 1.0
+    assert reach_of(0.8, 0.0, False) > reach_of(0.5, 0.0, False)
+    blank = Standing("a", "width", 0)
+    points = {"bits": [Point(100, 1.4, 0.01), Point(200, 1.3, 0.01)]}
+    found = standing(blank, points, {"bits": (1.0, True)}, tokens=400, others={})
+    assert found.reaches is not None
+    assert found.reaches[0] < 1.0
+
+
+def test_what_passed_is_found_though_a_larger_one_missed() -> None:
+    both = [
+        Standing("a", "width", 0, 4, 0.9, (1.0, 0.01), judged=True),
+        Standing("b", "width", 1, 4, 0.9, (1.01, 0.01), judged=False),
+    ]
+    assert next_move(both, rungs=4, looks=3) == Found("a")
+
+
+def test_the_nearest_is_judged_before_it_is_told_of() -> None:
+    one = [Standing("a", "width", 0, 4, 0.05, (0.9, 0.01))]
+    assert isinstance(next_move(one, rungs=4, looks=3), Judge)

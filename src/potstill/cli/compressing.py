@@ -47,6 +47,9 @@ def recipe_of(
         changes = [f"data.source={json.dumps(list(data))}"] if data else []
         changes += [f"student.bars=[{', '.join(_inline(_bar(one)) for one in keep)}]"] if keep else []
         changes += [f"training.tokens={_tokens(tokens)}"] if tokens else []
+        changes += ["student.until_flat=true"] if until_flat else []
+        changes += [f"student.min_speed={min_speed}"] if min_speed is not None else []
+        changes += [f"student.{name}={amount}" for name, amount in _largest(max_size).items()]
         return load_recipe(Path(teacher), sets=[*changes, *sets])
     if not data:
         raise RecipeError("what is there to learn from? Say --data FILE, a folder, a data set, or standard-library")
@@ -57,11 +60,7 @@ def recipe_of(
     student: dict[str, object] = {"kind": "search", "bars": [_bar(one) for one in keep], "until_flat": until_flat}
     if min_speed is not None:
         student["min_speed"] = min_speed
-    if max_size is not None:
-        size = target_of(max_size)
-        if size.kind not in ("parameters", "bytes"):
-            raise RecipeError(f"--max-size is a number of parameters (80M) or of bytes (150MB), found {max_size!r}")
-        student[f"max_{size.kind}"] = int(size.amount)
+    student |= _largest(max_size)
     table: dict[str, object] = {
         "name": re.sub(r"\W+", "-", Path(teacher).stem).strip("-") or "compressed",
         "teacher": {"model": teacher},
@@ -73,6 +72,16 @@ def recipe_of(
     assert isinstance(training, dict)
     training |= {"learning_rate": 5e-4, "rows": 8}
     return decode_with(table, sets, source="potstill compress")
+
+
+def _largest(max_size: str | None) -> dict[str, int]:
+    """What --max-size says, as a setting of [student]."""
+    if max_size is None:
+        return {}
+    size = target_of(max_size)
+    if size.kind not in ("parameters", "bytes"):
+        raise RecipeError(f"--max-size is a number of parameters (80M) or of bytes (150MB), found {max_size!r}")
+    return {f"max_{size.kind}": int(size.amount)}
 
 
 def run_search(
@@ -88,19 +97,24 @@ def run_search(
     disable_progress_bar()
     processes = Accelerator()
     console.quiet = not processes.is_main_process
+    if minutes is not None and (tokens := _tokens_of_minutes(out, minutes)) is not None:
+        recipe = shortened(recipe, tokens)
     with processes.main_process_first():
         search = build_search(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
-    for redone in search.settle():
-        console.print(f"[yellow]{redone.step}: done again, because {escape(redone.why)}[/yellow]")
     plan = plan_of(search, device=this_device().type)
-    if minutes is not None and plan.seconds > 60 * minutes:
-        tokens = max(1, round(search.tokens * 60 * minutes / plan.seconds))
+    if minutes is not None and _tokens_of_minutes(out, minutes) is None:
+        tokens = min(search.tokens, max(1, round(search.tokens * 60 * minutes / plan.seconds)))
         console.print(f"[dim]in {minutes:g} minutes a student can read {tokens:,} tokens[/dim]")
-        recipe = shortened(recipe, tokens)
-        search = build_search(recipe, out, say=lambda _: None)
-        search.settle()
+        search = build_search(shortened(recipe, tokens), out, say=lambda _: None)
         plan = plan_of(search, device=this_device().type)
-    _print_plan(search, plan, console)
+        if not dry_run:
+            search.folder.write_json("minutes.json", {"minutes": minutes, "tokens": tokens})
+    again = search.unsettled()
+    for redone in again:
+        console.print(f"[yellow]{redone.step}: done again, because {escape(redone.why)}[/yellow]")
+    if not dry_run:
+        search.settle()
+    _print_plan(search, plan, console, claims=not (dry_run and again))
     if dry_run:
         return {}
     chosen, four_bits = _searched(search, console)
@@ -115,6 +129,13 @@ def run_search(
         if push_to_hub is not None:
             _push(search, found, push_to_hub, console)
     return found
+
+
+def _tokens_of_minutes(out: Path, minutes: float) -> int | None:
+    """What was decided when the search began: a machine is not as fast every time it is asked."""
+    path = out / "minutes.json"
+    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return int(known["tokens"]) if known.get("minutes") == minutes else None
 
 
 def shortened(recipe: Recipe, tokens: int) -> Recipe:
@@ -148,7 +169,7 @@ def _speeds(search: Search) -> dict[str, object]:
     return search.folder.read_json("speeds.json")
 
 
-def _print_plan(search: Search, plan: Plan, console: Console) -> None:
+def _print_plan(search: Search, plan: Plan, console: Console, *, claims: bool) -> None:
     """Before anything starts: what is asked, of what, and what it will take."""
     job = search.job
     texts = job.texts
@@ -162,7 +183,7 @@ def _print_plan(search: Search, plan: Plan, console: Console) -> None:
         f"plan     about {plan.seconds / 60:,.0f} min, {plan.disk / 1e9:,.1f} GB of disk, {plan.memory / 1e9:,.1f} GB of memory: "
         f"{job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens for the student, and about as much for the search"
     )
-    for bar in job.bars:
+    for bar in job.bars if claims else ():
         error = expected_error(bar, search.teacher_judged_by)
         n = len(search.teacher_judged_by.answers.get(bar.metric, texts.held_out.keys))
         needed = documents_needed(error, n, 0.02, looks=job.looks)

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -57,6 +59,10 @@ class Questions:
         """(a third to choose by, two thirds to judge by), by the hash of the question."""
         chosen_by = tuple(one for one in self.items if blake2b(one.prompt.encode(), digest_size=2).digest()[0] % 3 == 0)
         rest = tuple(one for one in self.items if one not in set(chosen_by))
+        if min(len(chosen_by), len(rest)) < 2:
+            raise DataError(
+                f"{self.name} has {len(self.items)} questions, too few to choose by some and judge by others: some 100 are a beginning"
+            )
         return replace(self, items=chosen_by), replace(self, items=rest)
 
 
@@ -84,6 +90,10 @@ def answer_scores(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, *, length: int, rows: int = _ROWS
 ) -> NDArray[np.float64]:
     """[questions]: how right each answer is, 0 to 1. Written answers are greedy. Prompts keep their last `length` tokens."""
+    if questions.judging != "choice" and questions.new_tokens >= length:
+        raise DataError(
+            f"answers of {questions.new_tokens} tokens leave no room for a question in {length}: lower new_tokens"
+        )
     with evaluating(model), torch.inference_mode():
         if questions.judging == "choice":
             return np.array([_is_likeliest(model, tokenizer, one, length) for one in questions.items], float)
@@ -125,12 +135,15 @@ def _judge(judging: Judging, how: str) -> Callable[[str, str, str], float]:
             return lambda _, answer, written: float(_plain(_last(pattern, written)) == _plain(answer))
         case "python":
             module, _, name = how.partition(":")
+            sys.path.insert(0, os.getcwd())
             try:
                 return getattr(importlib.import_module(module), name)
-            except (ImportError, AttributeError, ValueError) as error:
+            except (ImportError, AttributeError, ValueError, SyntaxError) as error:
                 raise DataError(
                     f"no function {how!r} can be imported ({error}): name it as module:function, from where the command runs"
                 ) from error
+            finally:
+                sys.path.remove(os.getcwd())
 
 
 def _plain(text: str) -> str:
@@ -146,7 +159,7 @@ def _written(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], new_tokens: int, length: int
 ) -> list[str]:
     """What the model goes on with, greedily. Prompts are padded on the left."""
-    ids = [tokenizer(prompt)["input_ids"][-(length - new_tokens) :] for prompt in prompts]
+    ids = [_ids(tokenizer, prompt)[-(length - new_tokens) :] for prompt in prompts]
     width = max(len(one) for one in ids)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     inputs = torch.tensor([[pad] * (width - len(one)) + list(one) for one in ids], device=device_of(model))
@@ -165,13 +178,24 @@ def _written(
     return [str(tokenizer.decode(row[width:], skip_special_tokens=True)) for row in out]
 
 
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A text with at least one token before whatever follows it."""
+    found = list(tokenizer(text)["input_ids"])
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    return found or [begin if isinstance(begin, int) else 0]
+
+
 def _is_likeliest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, question: Question, length: int) -> float:
-    prompt = list(tokenizer(question.prompt)["input_ids"])
+    """Prompt and choice are read as one text, the space between them as part of the choice: that is how text is tokenised."""
+    prompt = question.prompt.rstrip()
+    between = question.prompt[len(prompt) :] or (" " if prompt else "")
+    before = _ids(tokenizer, prompt)
     best, chosen = -np.inf, ""
     for choice in question.choices:
-        text = choice if question.prompt[-1:].isspace() else f" {choice}"
-        tail = list(tokenizer(text, add_special_tokens=False)["input_ids"]) or [0]
-        ids = torch.tensor([(prompt + tail)[-length:]], device=device_of(model))
+        whole = _ids(tokenizer, prompt + between + choice)
+        tail = whole[len(before) :] or whole[-1:]
+        tail = tail[-(length - 1) :]
+        ids = torch.tensor([([*before, *tail])[-length:]], device=device_of(model))
         log_q = model(ids).logits[0, -len(tail) - 1 : -1].float().log_softmax(-1)
         found = log_q.gather(-1, ids[0, -len(tail) :, None]).sum().item() / max(1, len(choice.encode()))
         if found > best:

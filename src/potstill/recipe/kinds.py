@@ -169,6 +169,8 @@ class BarTable(Table):
             )
         if self.judging in ("regex", "python") and not self.how:
             raise mistake(f"judging by {self.judging} needs `how`: a pattern, or module:function")
+        if self.how and self.judging not in ("regex", "python"):
+            raise mistake('`how` goes with judging = "regex" or "python": say which')
         return self
 
 

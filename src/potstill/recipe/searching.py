@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,23 @@ if TYPE_CHECKING:
 
 # The text to choose by is read again and again: so many tokens of it at most.
 _CHOOSING_TOKENS = 30_000
+# Of [training] and [loss], what the student doesn't depend on, or the search decides itself.
+_NO_MATTER = tuple(
+    f"training.{name}"
+    for name in (
+        "trackers",
+        "tokens",
+        "epochs",
+        "steps",
+        "schedule",
+        "micro_rows",
+        "checkpoint_every",
+        "gradient_checkpointing",
+        "compile_loss",
+    )
+)
+# Fewer documents can't prove anything.
+_FEWEST = 8
 
 
 def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
@@ -46,14 +64,14 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
         "tokenizer": fingerprint_of_tokenizer(tokenizer),
         "text": fingerprint_of_text(recipe.data),
     }
-    folder, facts = _folder(out, recipe), _facts(recipe, identity)
+    folder, facts = _folder(out), _facts(recipe, identity)
     corpus = _corpus(recipe, folder, tokenizer, facts["text"], say)
     dtype = _dtype(recipe, folder, str(faster_dtype(this_device())).removeprefix("torch."))
     hold_in_(model, getattr(torch, dtype))
     texts, batches, steps = _texts(recipe, tokenizer, corpus)
     settings = build_settings(recipe.training, steps=steps, dtype=getattr(torch, dtype))
     learned = {"dtype": dtype, "tokens that are marked": texts.learn.num_tokens}
-    more = {"labels": learned, "candidates": learned | {"steps": steps}}
+    more = {"labels": learned, "importance": learned, "candidates": learned | {"steps": steps}}
     job = SearchJob(
         teacher=teacher,
         source=recipe.teacher.model,
@@ -68,6 +86,7 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
         settings=settings,
         length=recipe.training.length,
         made_from={step: {"dtype": dtype, **found, **more.get(step, {})} for step, found in facts.items()},
+        recipe=recipe_toml(recipe),
         looks=wanted.looks,
         control=recipe.evaluation.control,
         int4=wanted.int4,
@@ -142,7 +161,7 @@ def _manifest(recipe: Recipe, teacher: LiveTeacher, identity: dict[str, str]) ->
     )
 
 
-def _folder(out: Path, recipe: Recipe) -> RunFolder:
+def _folder(out: Path) -> RunFolder:
     from potstill.errors import RunDirectoryError
     from potstill.runs import RunFolder
 
@@ -156,7 +175,6 @@ def _folder(out: Path, recipe: Recipe) -> RunFolder:
     (out / "steps").mkdir(parents=True, exist_ok=True)
     folder = RunFolder(out)
     folder.lock()
-    folder.write_text("recipe.toml", recipe_toml(recipe))
     return folder
 
 
@@ -173,32 +191,28 @@ def _facts(recipe: Recipe, identity: dict[str, str]) -> dict[str, Facts]:
 
     text = under("data") | {"text": identity["text"], "tokenizer": identity["tokenizer"]}
     read = text | {"teacher": identity["teacher"]} | under("training.length")
-    questions = under("student.bars")
+    questions = _of_questions(recipe.student) if isinstance(recipe.student, SearchedStudent) else ""
     labels = read | under("labels", "loss.temperature")
     importance = read | under("student.tokens")
-    learning = under(
-        "training", "loss", but=("training.trackers", "training.tokens", "training.epochs", "training.steps")
-    )
+    learning = {name: value for name, value in under("training", "loss").items() if not name.startswith(_NO_MATTER)}
     return {
         "text": text,
-        "teacher": read | under("evaluation.tokens") | {"questions": _of_questions(questions)},
-        "judging": read | under("evaluation.tokens") | {"questions": _of_questions(questions)},
+        "teacher": read | under("evaluation.tokens") | {"questions": questions},
+        "judging": read | under("evaluation.tokens") | {"questions": questions},
         "labels": labels,
         "importance": importance,
-        "candidates": labels | importance | learning | {"questions": _of_questions(questions)},
+        "candidates": labels | importance | learning | {"questions": questions},
     }
 
 
-def _of_questions(bars: dict[str, object]) -> str:
-    """The questions that the bars speak of, whatever the bars are."""
-    kept = [
-        f"{name.rpartition('.')[2]}={value}"
-        for name, value in bars.items()
-        if not name.endswith((".least", ".absolute", ".metric"))
-    ]
-    return " ".join(
-        one for one in kept if not one.startswith(("how=", "new_tokens=")) or any("questions=" in each for each in kept)
-    )
+def _of_questions(wanted: SearchedStudent) -> str:
+    """The questions that are asked, by what they say; what is asked of the answers is no part of it."""
+    found = set()
+    for bar in wanted.bars:
+        if bar.questions is not None:
+            content = hashlib.blake2b(Path(bar.questions).expanduser().read_bytes(), digest_size=16).hexdigest()
+            found.add(f"{Path(bar.questions).stem} {content} {bar.judging} {bar.how} {bar.new_tokens}")
+    return "; ".join(sorted(found))
 
 
 def _flat(table: object, prefix: str = "") -> dict[str, object]:
@@ -251,7 +265,7 @@ def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorp
         (search, "to choose by (data.search)"),
         (held_out, "to judge by (data.held_out)"),
     ):
-        if len(part) < 2:
+        if len(part) < (_FEWEST if part is held_out else 2):
             raise RecipeError(
                 f"of {len(corpus)} documents {len(part)} are left {name}: give more documents, or divide them otherwise"
             )
@@ -275,12 +289,16 @@ def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorp
 
 def _questions(wanted: SearchedStudent) -> dict[str, Questions]:
     from potstill.evaluation import read_questions
+    from potstill.search.bar import METRICS
 
-    found = {}
+    found: dict[str, Questions] = {}
     for bar in wanted.bars:
-        if bar.questions is not None:
-            path = Path(bar.questions).expanduser()
-            found[path.stem] = read_questions(path, judging=bar.judging, how=bar.how, new_tokens=bar.new_tokens)
+        if bar.questions is None:
+            continue
+        path = Path(bar.questions).expanduser()
+        if path.stem in found or path.stem in METRICS:
+            raise RecipeError(f"{path}: questions go by the name of their file, and {path.stem!r} is taken: rename it")
+        found[path.stem] = read_questions(path, judging=bar.judging, how=bar.how, new_tokens=bar.new_tokens)
     return found
 
 

@@ -249,7 +249,7 @@ def _calibration(folder: Path, found: Facts) -> Iterator[Chart]:
     curves = []
     for who, path in (
         ("teacher", folder / "measurements" / "held_out.npz"),
-        ("distilled", folder / "candidates" / found["chosen"] / "held_out.npz"),
+        ("distilled", _newest(folder / "candidates" / found["chosen"])),
     ):
         measured = Measurement.load(path)
         count, confidence, right = (getattr(measured, name).sum(0) for name in ("count", "confidence", "right"))
@@ -267,6 +267,12 @@ def _calibration(folder: Path, found: Facts) -> Iterator[Chart]:
         curves,
         "In 15 bins of equal width, those with more than 20 predictions.",
     )
+
+
+def _newest(candidate: Path) -> Path:
+    """What a candidate did on held-out text, as it is now."""
+    found = sorted(candidate.glob("held_out-*.npz"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    return found[-1] if found else candidate / "held_out.npz"
 
 
 def _lineage(found: Facts) -> Strip:

@@ -20,9 +20,15 @@ def compression_verdict(found: Mapping[str, Any]) -> str:
     if found["holds"]:
         return f"{found['chosen']}, with {share:.0%} of the teacher's non-embedding parameters, clears the bar: {said}."
     return (
-        f"No student on the ladder clears the bar. The nearest, {found['chosen']} with {share:.0%} of the teacher's non-embedding "
+        f"{_none(found)} clears the bar. The nearest, {found['chosen']} with {share:.0%} of the teacher's non-embedding "
         f"parameters: {said}. More tokens, more text, larger shares (student.shares) or a lower bar may help."
     )
+
+
+def _none(found: Mapping[str, Any]) -> str:
+    if len(found["judged"]) >= found["looks"]:
+        return f"None of the {found['looks']} students that could be judged"
+    return "No student on the ladder"
 
 
 def advice_on(found: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 _DRAWS, _DRAWS_AT_ONCE, _SEED = 10_000, 500, 20_260_102
 # The interval is of 95 %: two tails of this.
 TAIL = 0.025
+# Below so many documents the lowest draws are single documents, and nothing is proved.
+FEWEST = 8
 _NORMAL = NormalDist()
 
 
@@ -104,11 +106,15 @@ def judge(bar: Bar, student: Evidence, teacher: Evidence, *, looks: int = 1) -> 
     value, n = float(draws.values[0]), draws.n
     if n < 2:
         return Verdict(bar, value, math.nan, math.nan, n, False)
+    if bar.metric not in METRICS:
+        draws = retained(
+            bar, _with_doubts(student, bar.metric, right=0.0), _with_doubts(teacher, bar.metric, right=1.0)
+        )
     tail = expanded_tail(TAIL / looks, n)
     with np.errstate(invalid="ignore"):
         low, high = np.nanquantile(draws.values[1:], [tail, 1 - tail])
     at_most = bar.metric == "bits" and bar.absolute
-    holds = bool(high <= bar.least if at_most else low >= bar.least)
+    holds = bool(high <= bar.least if at_most else low >= bar.least) and n >= FEWEST
     return Verdict(bar, value, float(low), float(high), n, holds)
 
 
@@ -144,6 +150,16 @@ def retained(bar: Bar, student: Evidence, teacher: Evidence) -> Draws:
             counts = generator.multinomial(n, np.full(n, 1 / n), size=_DRAWS_AT_ONCE)
             found.append(formula(dict(zip(columns, (counts @ table).T, strict=True))))
     return Draws(np.concatenate([np.atleast_1d(np.asarray(one, float)) for one in found]), n)
+
+
+def _with_doubts(one: Evidence, name: str, *, right: float) -> Evidence:
+    """Two questions more, which the student gets wrong and the teacher right.
+
+    On few questions the two may agree on all by luck, and no draw would then know that they can differ (Agresti and Caffo 2000 add as much
+    to a difference of proportions).
+    """
+    doubtful = np.append(one.answers[name], [right, right])
+    return replace(one, answers={**one.answers, name: doubtful})
 
 
 def expanded_tail(tail: float, n: int) -> float:

@@ -14,7 +14,6 @@ student/  student-int4/
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -91,7 +90,7 @@ class Search(Known):
         while True:
             standings = self.standings()
             yield Ladder(self.candidates, standings)
-            move = next_move(list(standings.values()), rungs=len(self.rungs), looks=self.job.looks)
+            move = next_move(list(standings.values()), rungs=len(self.rungs), looks=self.looks)
             decisions.append({"move": type(move).__name__, **asdict(move)})
             self._write(decisions, standings)
             match move:
@@ -101,6 +100,7 @@ class Search(Known):
                         yield from self._train(name, rungs - 1)
                 case Judge(name, _):
                     yield Stage(f"judging {name} on held-out text")
+                    self.count_look(name)
                     verdicts = self.verdicts(name)
                     yield Decided(
                         f"{name} {'clears' if all(one.holds for one in verdicts) else 'misses'} the bar on held-out text"
@@ -111,21 +111,28 @@ class Search(Known):
                     yield Chosen(self.by_name[name], isinstance(move, Found), verdicts)
                     return
 
+    def unsettled(self) -> list[Redone]:
+        """What `settle` would do again, and why; nothing is touched."""
+        kept = Kept(self.folder)
+        found = [(step, kept.difference(step, facts)) for step, facts in self.job.made_from.items() if step != "text"]
+        return [Redone(step, why) for step, why in found if why is not None]
+
     def settle(self) -> list[Redone]:
         """Delete what was made from something else than this job is; the steps that will be done again, and why.
 
         Nothing the second time.
         """
+        self.folder.write_text("recipe.toml", self.job.recipe)
         kept, redone = Kept(self.folder), []
-        candidates = [self.path / name for name in ("candidates", "controls", "student", "student-int4")]
+        candidates = [self.path / name for name in ("candidates", "controls", "student", "student-int4", "looks.json")]
         # Another held-out text leaves the candidates as they are.
-        judged = [*self.path.glob("candidates/*/**/held_out.*"), *self.path.glob("controls/*/held_out.*")]
+        judged = [*self.path.glob("candidates/*/held_out-*"), *self.path.glob("controls/*/held_out.*")]
         for step, places in (
             ("teacher", [self.path / "measurements"]),
             ("labels", [self.path / "soft_labels"]),
-            ("importance", [self.path / "importance.safetensors"]),
+            ("importance", [self.path / "importance.safetensors", self.path / "timings.json"]),
             ("candidates", candidates),
-            ("judging", [*judged, *self.path.glob("candidates/*/int4")]),
+            ("judging", [*judged, *self.path.glob("candidates/*/int4-*"), self.path / "looks.json"]),
         ):
             why = kept.begin(step, self.job.made_from[step], places)
             if why is not None:
@@ -152,6 +159,10 @@ class Search(Known):
 
     def _screen(self) -> Iterator[Event]:
         """Look at every candidate before it learns: of each level the worst are left out, none is chosen by it."""
+        for one in self.candidates:
+            shape = {"shape": str(one.shape)}
+            if (why := Kept(self.folder).begin(f"candidate-{one.name}", shape, [self.of(one.name)])) is not None:
+                yield Redone(one.name, why)
         sample = held_out_sample(self.job.texts.search, _SCREEN_TOKENS, self.job.length)
         beside = RememberingTeacher(self.job.teacher)
         for one in self.candidates:
@@ -186,20 +197,18 @@ class Search(Known):
     def _end(self, name: str) -> Iterator[Event]:
         """The control and the untouched student on held-out text, and the student where it is looked for."""
         climber = self.climber(name)
+        of_this = [self.path / place for place in ("student", "student-int4", "controls", "speeds.json")]
+        facts = {"candidate": name, "steps": self.steps_of(name)}
+        if (why := Kept(self.folder).begin("student", facts, of_this)) is not None:
+            yield Redone("student", why)
         if self.job.control:
             control = self.climber(name, control=True)
-            student = json.loads((climber.folder.path / "student.json").read_text("utf-8"))
-            for step in control.climb(int(student["steps"])):
-                yield Climbing("hard labels", step, int(student["steps"]))
+            for step in control.climb(self.steps_of(name)):
+                yield Climbing("hard labels", step, self.steps_of(name))
             self.judging.evidence(control.folder.path / "held_out", control.student)
             control.forget()
         yield Stage("measuring the untouched student")
         self.judging.evidence(self.path / "controls" / "untouched" / "held_out", lambda: self.untouched(name)[0])
-        kept = Kept(self.folder).begin(
-            "student", {"candidate": name}, [self.path / "student", self.path / "student-int4"]
-        )
-        if kept is not None:
-            yield Redone("student", kept)
         if not (self.path / "student" / "config.json").exists():
             part = self.path / ".student-part"
             shutil.rmtree(part, ignore_errors=True)

@@ -43,7 +43,8 @@ def findings(search: Search, name: str, *, holds: bool, four_bits: FourBits | No
         "kind": "compress",
         "teacher": job.source,
         "bars": [{"text": str(bar), **asdict(bar)} for bar in search.bars] if job.bars else [],
-        "looks": job.looks,
+        "looks": search.looks,
+        "judged": search.judged_names(),
         "alpha": job.measure.alpha,
         "chosen": name,
         "holds": holds,
@@ -130,7 +131,7 @@ def _measurements(search: Search, name: str) -> Mapping[str, Measurement]:
         "teacher": search.path / "measurements" / "held_out",
         "untouched": search.path / "controls" / "untouched" / "held_out",
         "hard_labels": search.path / "controls" / "hard_labels" / "held_out",
-        "distilled": search.path / "candidates" / name / "held_out",
+        "distilled": search.held_out_of(name),
     }
     return {
         who: search.judging.evidence(path, _nothing).text

@@ -4,16 +4,20 @@ rounding."""
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
 from potstill.export import bytes_of, group_of, learning_through_, rounded, save_packed
 from potstill.models import load_model, save_model
 from potstill.runs import Stage
 from potstill.search.bar import Verdict, judge
-from potstill.search.compression import Climbing, Decided, Event, Search
+from potstill.search.compression import Climbing, Decided, Event, Redone, Search
+from potstill.search.kept import Kept
 from potstill.training import Linear, train
 
 # Learning through the rounding: a short while at a low rate, from weights that are nearly right.
@@ -45,12 +49,13 @@ class FourBits:
 
 def in_four_bits(search: Search, name: str) -> Iterator[Event | FourBits]:
     """Round, judge, and where a bar is missed that the student clears, learn through the rounding and judge again."""
-    folder = search.path / "candidates" / name / "int4"
+    folder = search.of(name) / f"int4-{search.steps_of(name)}"
     student = search.climber(name).student()
     try:
         group = group_of(student)
     except ModelError as error:
         yield Decided(f"no four-bit weights: {error}")
+        shutil.rmtree(search.path / "student-int4", ignore_errors=True)
         return
     yield Stage("rounding the student to four bits")
     verdicts = _judged(search, folder / "rounded", student, group)
@@ -65,16 +70,28 @@ def in_four_bits(search: Search, name: str) -> Iterator[Event | FourBits]:
         student = load_model(folder / "student")
         verdicts = _judged(search, folder / "learned", student, group)
     found = FourBits(group, bytes_of(student, group), recovered, verdicts)
-    if found.holds or not search.job.bars:
-        target = search.path / "student-int4"
-        if not (target / "config.json").exists():
-            save_packed(student, search.job.tokenizer, target, group)
+    if not found.holds and search.job.bars:
+        shutil.rmtree(search.path / "student-int4", ignore_errors=True)
+    else:
+        yield from _packed(search, name, student, found)
     yield found
 
 
-def _judged(search: Search, kept: Path, student, group: int) -> tuple[Verdict, ...]:
+def _packed(search: Search, name: str, student: PreTrainedModel, found: FourBits) -> Iterator[Event]:
+    """student-int4/, whole or not at all."""
+    target, part = search.path / "student-int4", search.path / ".student-int4-part"
+    facts = {"candidate": name, "steps": search.steps_of(name), "recovered": found.recovered, "group": found.group}
+    if (why := Kept(search.folder).begin("int4", facts, [target])) is not None:
+        yield Redone("int4", why)
+    if not (target / "config.json").exists():
+        shutil.rmtree(part, ignore_errors=True)
+        save_packed(student, search.job.tokenizer, part, found.group)
+        part.replace(target)
+
+
+def _judged(search: Search, kept: Path, student: PreTrainedModel, group: int) -> tuple[Verdict, ...]:
     evidence = search.judging.evidence(kept, lambda: rounded(student, group))
-    return tuple(judge(bar, evidence, search.teacher_judged_by, looks=search.job.looks + _LOOKS) for bar in search.bars)
+    return tuple(judge(bar, evidence, search.teacher_judged_by, looks=search.looks + _LOOKS) for bar in search.bars)
 
 
 def _learn(search: Search, name: str, folder: Path, group: int) -> Iterator[Event]:

@@ -61,6 +61,7 @@ class SearchJob:
     settings     of the whole training of one candidate; the schedule is the search's own
     looks        how many candidates may be judged on held-out text
     until_flat   a candidate that has stopped improving has learned all it may
+    recipe       what all this was decoded from, as text; written beside the results
     made_from    by step (teacher, judging, labels, importance, candidates), the facts it was made from
     """
 
@@ -77,6 +78,7 @@ class SearchJob:
     settings: TrainingSettings
     length: int
     made_from: Mapping[str, Facts]
+    recipe: str = ""
     looks: int = 3
     control: bool = True
     int4: bool = True

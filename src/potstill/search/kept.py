@@ -25,15 +25,24 @@ class Kept:
         What has changed, in words; None if nothing has."""
         now = {name: str(value) for name, value in facts.items()}
         name = f"{_FOLDER}/{step}.json"
-        before = self.folder.read_json(name) if (self.folder.path / name).exists() else None
+        before = self._before(step)
         if before == now:
             return None
-        changed = None if before is None else self._difference(before, now)
+        changed = self.difference(step, facts)
         for place in places:
             shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
         (self.folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         self.folder.write_json(name, now)
         return changed
+
+    def difference(self, step: str, facts: Facts) -> str | None:
+        """What has changed since the step was made, in words; None for nothing, and for a step that wasn't. Nothing is touched."""
+        before, now = self._before(step), {name: str(value) for name, value in facts.items()}
+        return None if before is None or before == now else self._difference(before, now)
+
+    def _before(self, step: str) -> dict[str, object] | None:
+        name = f"{_FOLDER}/{step}.json"
+        return self.folder.read_json(name) if (self.folder.path / name).exists() else None
 
     @staticmethod
     def _difference(before: Mapping[str, object], now: Mapping[str, str]) -> str:

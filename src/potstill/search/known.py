@@ -3,6 +3,7 @@ is there; what isn't there yet is measured."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from potstill.search.curves import Point
 from potstill.search.job import Rungs, SearchJob, rungs_of
 from potstill.search.ladder import Candidate, ladder
 from potstill.search.observing import Observer
-from potstill.search.smallest import Standing, standing
+from potstill.search.smallest import Standing, reach_of, standing
 from potstill.search.timing import times_as_fast
 from potstill.soft_labels import Store
 from potstill.students import Importance, prune
@@ -139,9 +140,51 @@ class Known:
         return found
 
     def verdicts(self, name: str) -> tuple[Verdict, ...]:
-        """What held-out text says of a candidate, bar by bar."""
-        evidence = self.judging.evidence(self.of(name) / "held_out", self.climber(name).student)
-        return tuple(judge(bar, evidence, self.teacher_judged_by, looks=self.job.looks) for bar in self.bars)
+        """What held-out text says of a candidate as it is now, bar by bar."""
+        evidence = self.judging.evidence(self.held_out_of(name), self.climber(name).student)
+        return tuple(judge(bar, evidence, self.teacher_judged_by, looks=self.looks) for bar in self.bars)
+
+    def held_out_of(self, name: str) -> Path:
+        """Where it is kept what a candidate did on held-out text, without ending."""
+        return self.of(name) / f"held_out-{self.steps_of(name)}"
+
+    def steps_of(self, name: str) -> int:
+        """How many steps the candidate as it is now has learned, to an end; 0 for none."""
+        path = self.of(name) / "student.json"
+        return int(json.loads(path.read_text("utf-8"))["steps"]) if path.exists() else 0
+
+    @property
+    def looks(self) -> int:
+        """How many candidates may be judged on this text: those of these bars, and those that were judged for other bars before."""
+        return int(str(self._looks()["allowed"]))
+
+    def judged_names(self) -> list[str]:
+        """The candidates judged for these bars."""
+        names = self._looks()["names"]
+        assert isinstance(names, list)
+        return [str(name) for name in names]
+
+    def count_look(self, name: str) -> None:
+        """A candidate is about to be judged."""
+        if name not in self.judged_names():
+            everything, key = self._all_looks(), self._bars_in_words
+            everything[key] = {"allowed": self.looks, "names": [*self.judged_names(), name]}
+            self.folder.write_json("looks.json", everything)
+
+    @property
+    def _bars_in_words(self) -> str:
+        return "; ".join(str(bar) for bar in self.bars)
+
+    def _all_looks(self) -> dict[str, object]:
+        return self.folder.read_json("looks.json") if (self.path / "looks.json").exists() else {}
+
+    def _looks(self) -> dict[str, object]:
+        everything = self._all_looks()
+        if (known := everything.get(self._bars_in_words)) is not None:
+            assert isinstance(known, dict)
+            return known
+        before = {name for one in everything.values() if isinstance(one, dict) for name in one["names"]}
+        return {"allowed": self.job.looks + len(before), "names": []}
 
     def untrained_kl(self, name: str) -> float:
         """Nats a token from the teacher, before it has learned anything."""
@@ -201,8 +244,8 @@ class Known:
 
     def _standing(self, one: Candidate, curves: Mapping[str, Mapping[str, list[Point]]]) -> Standing:
         own = curves[one.name]
-        held_out = self.of(one.name) / "held_out.answers.json"
-        judged = all(verdict.holds for verdict in self.verdicts(one.name)) if held_out.exists() else None
+        was_judged = one.name in self.judged_names()
+        judged = all(verdict.holds for verdict in self.verdicts(one.name)) if was_judged else None
         done = max(
             (rung + 1 for rung in range(len(self.rungs)) if self.has_look(one.name, self.steps(rung))), default=0
         )
@@ -220,11 +263,7 @@ class Known:
     ) -> bool:
         if not self.job.until_flat or found.reaches is None:
             return False
-        now = min(
-            points[-1].value / targets[bar][0] if not targets[bar][1] else targets[bar][0] / points[-1].value
-            for bar, points in curves.items()
-            if targets[bar][0]
-        )
+        now = min(reach_of(points[-1].value, *targets[bar]) for bar, points in curves.items())
         return found.reaches[0] - now < _FLAT
 
     def _target(self, bar: Bar, points: list[Point]) -> tuple[float, bool]:
@@ -235,7 +274,7 @@ class Known:
             return bar.least, less
         here, there = (self._size(bar, evidence) for evidence in (self.teacher_chosen_by, self.teacher_judged_by))
         error = points[-1].error * math.sqrt(here / max(1.0, there))
-        above = margin(error, looks=self.job.looks)
+        above = margin(error, looks=self.looks)
         return bar.least + (-above if less else above), less
 
     @staticmethod

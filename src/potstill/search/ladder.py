@@ -88,7 +88,7 @@ def ladder(
                 if shape in seen or not is_near or (limits is not None and not limits.allows(sizes)):
                     continue
                 seen.add(shape)
-                found.append(Candidate(f"{cut}-{share:.0%}".rstrip("%"), cut, level, shape, sizes))
+                found.append(Candidate(f"{cut}-{100 * share:.3g}", cut, level, shape, sizes))
     if not found:
         raise ModelError(
             f"no {teacher.config.model_type} of these sizes can be cut from the teacher"

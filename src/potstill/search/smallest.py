@@ -93,14 +93,16 @@ def next_move(standings: Sequence[Standing], *, rungs: int, looks: int) -> Move:
     if passed is not None:
         likely = min(likely, levels.index(passed.level))
     below = max((place for place in range(likely) if _is_known(at[place])), default=out)
-    if len(judged) >= looks or (passed is not None and likely == out + 1 and at[likely] and passed in at[likely]):
-        return Found(passed.name) if passed is not None else _none_found(standings, rungs)
+    # A size above one that passed may have missed: it is noise, and says nothing of smaller ones.
+    is_lowest = passed is not None and levels.index(passed.level) <= out + 1
+    if len(judged) >= looks or is_lowest:
+        return Found(passed.name) if passed is not None else _none_found(standings, rungs, looks)
     if (unknown := range(max(below, out) + 1, likely)) and not any(_is_known(at[place]) for place in unknown):
         place = _between(unknown, at, below, likely)
         return Train((at[place][0].name,), 1, "is the bar above or below this size?")
     if likely == len(levels):
         if out + 1 == len(levels):
-            return _none_found(standings, rungs)
+            return _none_found(standings, rungs, looks)
         return _go_on(at[-1], rungs, "the largest has not been seen to miss the bar")
     if passed is not None and passed in at[likely]:
         return _go_on(at[likely - 1], rungs, "a size smaller than the one that passed may pass as well")
@@ -164,9 +166,16 @@ def standing(
         ]
         found = predict(upright[0], tokens, weights_of_exponents(upright[1:], tokens))
         chances.append(found.chance_of(sign * target))
-        reached.append((found.mean / target * sign if target else 0.0, found.error / abs(target or 1.0)))
+        reached.append((reach_of(sign * found.mean, target, less_is_better), found.error / abs(target or 1.0)))
     weakest = min(range(len(chances)), key=lambda place: chances[place])
     return replace(one, chance=chances[weakest], reaches=reached[weakest])
+
+
+def reach_of(value: float, target: float, less_is_better: bool) -> float:
+    """How far a value is on the way to a target: 1 is there, more is beyond."""
+    if target == 0:
+        return value
+    return target / max(value, 1e-9) if less_is_better else value / target
 
 
 def _is_known(standings: Sequence[Standing]) -> bool:
@@ -201,10 +210,15 @@ def _reach(one: Standing) -> float:
     return -1.0 if one.reaches is None else one.reaches[0]
 
 
-def _none_found(standings: Sequence[Standing], rungs: int) -> Move:
-    """The most promising learns on to the end, so that what is told of it was measured."""
+def _none_found(standings: Sequence[Standing], rungs: int, looks: int) -> Move:
+    """The most promising learns on to the end and is judged, where a look is left, so that what is told of it was measured."""
+    judged = [one for one in standings if one.judged is not None]
+    if len(judged) >= looks:
+        return NoneFound(max(judged, key=lambda one: (_reach(one), one.level)).name)
     finished = [one for one in standings if one.rungs == rungs]
     nearest = max(finished or standings, key=lambda one: (_reach(one), one.level))
     if nearest.rungs < rungs:
         return Train((nearest.name,), nearest.rungs + 1, "none clears the bar; the nearest learns all it may")
+    if nearest.judged is None:
+        return Judge(nearest.name, "none is likely to clear the bar; this is the nearest")
     return NoneFound(nearest.name)

@@ -64,7 +64,7 @@ def compression_page(folder: Path, found: Facts) -> Page:
     recipe = (folder / "recipe.toml").read_text("utf-8")
     manifest = _json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     return Page(
-        title=f"The smallest student of {found['teacher']}",
+        title=f"The smallest student of {Path(str(found['teacher'])).name.removesuffix('.gguf')}",
         lead=compression_verdict(found),
         cards=tuple(_cards(found, speeds)),
         tables=(_ladder_table(found), _models_table(folder), *_breakdown_tables(found), _habits_table(found)),

@@ -21,7 +21,16 @@ SMALL = [
     "-s",
     "student.tokens=500",
 ]
-SMALL += ["-s", "student.shares=[0.5, 0.8]", "-s", "data.held_out=0.3", "-s", "data.search=0.2"]
+SMALL += [
+    "-s",
+    "student.shares=[0.5, 0.8]",
+    "-s",
+    "student.cuts=['width', 'depth']",
+    "-s",
+    "data.held_out=0.3",
+    "-s",
+    "data.search=0.2",
+]
 
 
 @pytest.fixture

@@ -126,13 +126,13 @@ def test_few_questions_prove_little() -> None:
     assert not judge(Bar("mine", 0.95), few, few, looks=3).holds
     assert judge(Bar("mine", 0.95), many, many, looks=3).holds
     generator = np.random.default_rng(0)
-    for n in (20, 40, 100):
+    for n in (20, 100):
         wrong = 0
         teacher = evidence(tokens, tokens, answers={"mine": np.ones(n)})
-        for _ in range(200):
+        for _ in range(100):
             answers = (generator.random(n) < 0.9).astype(float)
             wrong += judge(Bar("mine", 0.9), evidence(tokens, tokens, answers={"mine": answers}), teacher).holds
-        assert wrong / 200 <= 0.05
+        assert wrong / 100 <= 0.05
 
 
 def test_few_documents_prove_nothing() -> None:

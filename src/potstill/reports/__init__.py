@@ -9,6 +9,7 @@ page.py          the nouns: Page, Card, Table, Chart, IntervalChart, Scatter, Ma
 distillation.py  the page of a distillation run: from its scores and steps to a Page
 compression.py   the page of a search for the smallest student, from the files in its folder
 comparison.py    runs made into pages again, and several on one page
+words.py         passages token by token, student beside teacher
 sentences.py     what was found, in a sentence
 html.py          the page as HTML; page.css is its look
 charts.py        charts as SVG in the page's own colours (matplotlib)

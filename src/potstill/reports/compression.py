@@ -19,16 +19,15 @@ from potstill.reports.page import (
     Chart,
     Code,
     Curve,
-    MarkedText,
     Page,
     Row,
     Scatter,
     Spot,
     Strip,
     Table,
-    Token,
 )
 from potstill.reports.sentences import advice_on, compression_verdict
+from potstill.reports.words import word_for_word
 from potstill.runs import RunScores
 
 Facts = Mapping[str, Any]
@@ -40,11 +39,6 @@ _KINDS = {
     "D": "four bits",
 }
 _OUT = 0.15  # the chance of clearing the bar below which the search leaves a candidate (search/smallest.py)
-_MARKS = {
-    "lost": "the teacher is right, the student is not",
-    "gained": "the student is right, the teacher is not",
-    "wrong": "both are wrong",
-}
 
 
 def write_compression(folder: Path) -> Path:
@@ -69,7 +63,7 @@ def compression_page(folder: Path, found: Facts) -> Page:
         cards=tuple(_cards(found, speeds)),
         tables=(_ladder_table(found), _models_table(folder), *_breakdown_tables(found), _habits_table(found)),
         curves=(*_scatters(found), *_learning(found), *_calibration(folder, found)),
-        parts=(_lineage(found), _disagreements(found), _loading(folder, found)),
+        parts=(_lineage(found), word_for_word(found), _loading(folder, found)),
         notes=tuple(_notes(found)),
         charts_first=True,
         settings=recipe,
@@ -285,27 +279,6 @@ def _lineage(found: Facts) -> Strip:
         "What was cut",
         [(str(layer), layer in kept) for layer in range(max(layers, int(found.get("teacher_layers", layers))))],
         f"The teacher's layers, those that the student begins as filled.{widths}",
-    )
-
-
-def _disagreements(found: Facts) -> MarkedText:
-    passages = []
-    for one in found["breakdown"]["passages"]:
-        tokens = []
-        for word in one["words"]:
-            right, ours = word["teacher"] == word["text"], word["student"] == word["text"]
-            mark = "same" if right and ours else "lost" if right else "gained" if ours else "wrong"
-            hint = (
-                f"teacher: {word['teacher']!r} (true token {word['teacher_probability']:.0%}), "
-                f"student: {word['student']!r} ({word['student_probability']:.0%})"
-            )
-            tokens.append(Token(word["text"], mark, hint))
-        passages.append((one["document"], tokens))
-    return MarkedText(
-        "Word for word",
-        passages,
-        _MARKS,
-        "Held-out documents on which they agree least, middling and most; point at a token to see what each expected.",
     )
 
 

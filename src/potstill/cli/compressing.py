@@ -181,7 +181,7 @@ def _print_plan(search: Search, plan: Plan, console: Console, *, claims: bool) -
     )
     console.print(
         f"plan     about {plan.seconds / 60:,.0f} min, {plan.disk / 1e9:,.1f} GB of disk, {plan.memory / 1e9:,.1f} GB of memory: "
-        f"{job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens for the student, and about as much for the search"
+        f"{job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens for the student, two to three times as many for all"
     )
     for bar in job.bars if claims else ():
         error = expected_error(bar, search.teacher_judged_by)

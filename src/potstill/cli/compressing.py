@@ -23,12 +23,11 @@ from potstill.recipe.decode import decode_with
 from potstill.recipe.searching import build_search
 from potstill.reports.compression import write_compression
 from potstill.runs import manifest
-from potstill.search import Chosen, Search, documents_needed, expected_error
+from potstill.search import Chosen, Search, documents_needed, expected_error, margin
+from potstill.search.bar import METRICS
 from potstill.search.findings import findings
 from potstill.search.four_bits import FourBits, in_four_bits
 from potstill.search.planning import Plan, plan_of
-
-_TEXTUAL = ("accuracy", "bits", "agreement")
 
 
 def recipe_of(
@@ -189,8 +188,8 @@ def _print_plan(search: Search, plan: Plan, console: Console, *, claims: bool) -
         needed = documents_needed(error, n, 0.02, looks=job.looks)
         enough = "" if needed <= n else f"; to show one that is 2 points above it takes about {needed:,}"
         console.print(
-            f"claim    from {n:,} {'questions' if bar.metric not in _TEXTUAL else 'documents'} with {job.looks} looks, a student must "
-            f"truly be about {100 * error * 2.4:.1f} points above the bar{enough}"
+            f"claim    from {n:,} {'questions' if bar.metric not in METRICS else 'documents'} with {job.looks} looks, a student must "
+            f"truly be about {100 * margin(error, looks=job.looks):.1f} points above the bar{enough}"
         )
 
 
@@ -214,11 +213,11 @@ def _bar(text: str) -> dict[str, object]:
         )
     least = float(match[1])
     least = least / 100 if "%" in amount or least > 1 else least
-    if metric in _TEXTUAL:
+    if metric in METRICS:
         return {"metric": metric, "least": least}
     if not metric.endswith((".jsonl", ".json")):
         raise RecipeError(
-            f"--keep {text}: {metric!r} is none of {', '.join(_TEXTUAL)}, nor a file of questions (.jsonl)"
+            f"--keep {text}: {metric!r} is none of {', '.join(METRICS)}, nor a file of questions (.jsonl)"
         )
     return {"metric": "questions", "questions": metric, "least": least}
 

@@ -29,6 +29,7 @@ from potstill.reports.page import (
 from potstill.reports.sentences import advice_on, compression_verdict
 from potstill.reports.words import word_for_word
 from potstill.runs import RunScores
+from potstill.search.smallest import OUT
 
 Facts = Mapping[str, Any]
 _KINDS = {
@@ -38,7 +39,6 @@ _KINDS = {
     "x": "untouched",
     "D": "four bits",
 }
-_OUT = 0.15  # the chance of clearing the bar below which the search leaves a candidate (search/smallest.py)
 
 
 def write_compression(folder: Path) -> Path:
@@ -109,7 +109,7 @@ def _ladder_table(found: Facts) -> Table:
         last = next(iter(one["curves"].values()))[-1:] if one["curves"] else []
         fate = "left out untrained" if one["screened_out"] else "not needed"
         if looks:
-            fate = "out" if (one["chance"] or 0.0) < _OUT else "stopped: not needed"
+            fate = "out" if (one["chance"] or 0.0) < OUT else "stopped: not needed"
         if one["verdicts"] is not None:
             fate = "clears the bar" if all(verdict["holds"] for verdict in one["verdicts"]) else "misses the bar"
         reaches = "–" if one["predicted"] is None else f"{one['predicted'][0]:.1%} ± {2 * one['predicted'][1]:.1%}"

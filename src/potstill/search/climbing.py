@@ -69,14 +69,6 @@ class Climber:
         for checkpoints in self.folder.path.glob("*/checkpoints"):
             shutil.rmtree(checkpoints, ignore_errors=True)
 
-    def steps(self) -> list[dict[str, object]]:
-        """The logged steps along the trunk and down the last branch, in order."""
-        logged = self._part("trunk").steps(STUDENT)
-        branches = sorted(self.folder.path.glob("decay-*"), key=lambda path: int(path.name.removeprefix("decay-")))
-        last = RunFolder(branches[-1]).steps(STUDENT) if branches else []
-        first = int(str(last[0]["index"])) if last else len(logged) + 1
-        return [step for step in logged if int(str(step["index"])) < first] + last
-
     def steps_taken(self) -> int:
         """Of trunk and branches together."""
         parts = [self.folder.path / "trunk", *self.folder.path.glob("decay-*")]

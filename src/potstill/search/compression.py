@@ -6,7 +6,7 @@ so the same command goes on where it was killed, and ends with the same result.
 measurements/     the teacher on text to choose by and to judge by
 soft_labels/      what the teacher says of the text to learn from, said once for all candidates
 importance.safetensors  ladder.json       what may be cut, and into what
-candidates/NAME/  screen.npz, trunk/, decay-STEPS/, look-STEPS.npz, held_out.npz, student/
+candidates/NAME/  screen.npz, trunk/, decay-STEPS/, look-STEPS.npz, held_out-STEPS.npz, student/
 controls/         hard labels and the untouched student, of the shape that was chosen
 search.json       what was decided, and why
 student/  student-int4/

@@ -105,10 +105,7 @@ def _learn(search: Search, name: str, folder: Path, group: int) -> Iterator[Even
         ):
             yield Climbing("four bits", step, steps)
     save_model(student, search.job.tokenizer, folder / "student")
-    for old in (folder / "checkpoints").glob("step-*"):
-        for file in old.iterdir():
-            file.unlink()
-        old.rmdir()
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
 def facts_of(found: FourBits) -> dict[str, object]:

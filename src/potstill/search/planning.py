@@ -26,7 +26,7 @@ class Plan:
 
 
 def plan_of(search: Search, *, device: str) -> Plan:
-    """For a student of half the teacher's size, or the largest within the limits."""
+    """For a student of half the teacher's size, whatever the limits."""
     job = search.job
     model = job.teacher.model
     axes = dict(cuttable_axes(model))
@@ -34,7 +34,6 @@ def plan_of(search: Search, *, device: str) -> Plan:
         student = shaped(model, shape_of_share(model, axes, 0.5), axes)
     except ModelError:  # what can't be narrower is cut in depth
         layers = tuple(range(max(1, model.config.num_hidden_layers // 2)))
-
         student = shaped(model, Shape(layers), axes)
     micro = job.settings.micro_rows or job.batches.rows
     found = estimate(

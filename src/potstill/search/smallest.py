@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from potstill.search.curves import Point, predict, weights_of_exponents
 
 # Below this chance of clearing the bar a candidate is out; from this one on it is likelier than not, and sure enough not to look twice.
-_OUT, _LIKELY, _SURE = 0.15, 0.50, 0.90
+OUT, _LIKELY, _SURE = 0.15, 0.50, 0.90
 # One that has learned all it may is judged from this chance on.
 _WORTH_JUDGING = 0.30
 # Two cuts of one level that are this close after the first rung (as a share of the bar) both climb the second; then one is left.
@@ -192,7 +192,7 @@ def _is_alone_out(one: Standing, rungs: int) -> bool:
         return not one.judged
     if one.chance is None:
         return False
-    return one.chance < (_WORTH_JUDGING if one.rungs == rungs else _OUT)
+    return one.chance < (_WORTH_JUDGING if one.rungs == rungs else OUT)
 
 
 def _leading(standings: Sequence[Standing], rungs: int) -> list[Standing]:

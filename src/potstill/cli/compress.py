@@ -27,7 +27,7 @@ _Keep = Annotated[
     typer.Option(
         "--keep",
         "-k",
-        help="95% of the teacher's next-token accuracy; or bits=90%, agreement=80%, questions.jsonl=90%; may be repeated.",
+        help="95% of the teacher's next-token accuracy; or bits=90%, questions.jsonl=90%, lm-eval:TASK=90%; may be repeated.",
         show_default=False,
     ),
 ]

@@ -17,7 +17,7 @@ from potstill.cli.climbers import Watching, print_outcome
 from potstill.cli.pruning import target_of
 from potstill.errors import RecipeError
 from potstill.evaluation import speed
-from potstill.models import load_model, on_this_device, this_device
+from potstill.models import load_model, on_this_device
 from potstill.recipe import Recipe, load_recipe
 from potstill.recipe.decode import decode_with
 from potstill.recipe.searching import build_search
@@ -27,7 +27,10 @@ from potstill.search import Chosen, Search, documents_needed, expected_error, ma
 from potstill.search.bar import METRICS
 from potstill.search.findings import findings
 from potstill.search.four_bits import FourBits, in_four_bits
-from potstill.search.planning import Plan, plan_of
+from potstill.search.planning import Plan, plan_of, tokens_in
+from potstill.search.timing import rates_of
+
+_TASK = "lm-eval:"
 
 
 def recipe_of(
@@ -100,14 +103,15 @@ def run_search(
         recipe = shortened(recipe, tokens)
     with processes.main_process_first():
         search = build_search(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
-    plan = plan_of(search, device=this_device().type)
+    console.print("[dim]timing a few steps …[/dim]")
+    rates = rates_of(search.job)
     if minutes is not None and _tokens_of_minutes(out, minutes) is None:
-        tokens = min(search.tokens, max(1, round(search.tokens * 60 * minutes / plan.seconds)))
+        tokens = tokens_in(search, rates, 60 * minutes)
         console.print(f"[dim]in {minutes:g} minutes a student can read {tokens:,} tokens[/dim]")
         search = build_search(shortened(recipe, tokens), out, say=lambda _: None)
-        plan = plan_of(search, device=this_device().type)
         if not dry_run:
             search.folder.write_json("minutes.json", {"minutes": minutes, "tokens": tokens})
+    plan = plan_of(search, rates)
     again = search.unsettled()
     for redone in again:
         console.print(f"[yellow]{redone.step}: done again, because {escape(redone.why)}[/yellow]")
@@ -215,11 +219,14 @@ def _bar(text: str) -> dict[str, object]:
     least = least / 100 if "%" in amount or least > 1 else least
     if metric in METRICS:
         return {"metric": metric, "least": least}
-    if not metric.endswith((".jsonl", ".json")):
-        raise RecipeError(
-            f"--keep {text}: {metric!r} is none of {', '.join(METRICS)}, nor a file of questions (.jsonl)"
-        )
-    return {"metric": "questions", "questions": metric, "least": least}
+    if metric.endswith((".jsonl", ".json")):
+        return {"metric": "questions", "questions": metric, "least": least}
+    if metric.endswith((".yaml", ".yml")) or metric.startswith(_TASK):
+        return {"metric": "task", "task": metric.removeprefix(_TASK), "least": least}
+    raise RecipeError(
+        f"--keep {text}: {metric!r} is none of {', '.join(METRICS)}, nor a file of questions (.jsonl), nor a task of "
+        f"lm-evaluation-harness ({_TASK}NAME, or a .yaml file)"
+    )
 
 
 def _inline(bar: dict[str, object]) -> str:

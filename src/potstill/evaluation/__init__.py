@@ -11,6 +11,7 @@ measuring.py   one pass over the text: tokens, nats, hits, KL, agreements, calib
 scores.py      metrics, retention and differences, with a bootstrap over documents
 comparison.py  several models side by side: rows of scores, JSON, a Markdown table
 questions.py   a user's own questions: exact, choice, regex, a Python function
+harness.py     tasks of lm-evaluation-harness
 breakdown.py   where student and teacher part, word for word; copying and repetition
 speed.py       prefill and decode tokens a second
 """
@@ -23,6 +24,7 @@ from potstill.evaluation.comparison import (
     score_table,
     scores_to_json,
 )
+from potstill.evaluation.harness import HarnessTask, read_task
 from potstill.evaluation.measuring import Measurement, measure
 from potstill.evaluation.questions import JUDGINGS, Judging, Question, Questions, answer_scores, read_questions
 from potstill.evaluation.scores import LOWER_IS_BETTER, METRICS, NEEDS_TEACHER, difference, retention, score
@@ -33,6 +35,7 @@ __all__ = [
     "LOWER_IS_BETTER",
     "METRICS",
     "NEEDS_TEACHER",
+    "HarnessTask",
     "Judging",
     "Measurement",
     "ModelScores",
@@ -45,6 +48,7 @@ __all__ = [
     "load_scores",
     "measure",
     "read_questions",
+    "read_task",
     "retention",
     "save_scores",
     "score",

@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.errors import DataError
+from potstill.evaluation.harness import HarnessTask, task_scores
 from potstill.models.forward import device_of, evaluating
 
 Judging = Literal["exact", "choice", "regex", "python"]
@@ -54,6 +55,12 @@ class Questions:
     how: str = ""
     new_tokens: int = 32
     judge: Callable[[str, str, str], float] = field(default=lambda *_: 0.0, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what is asked and how it is judged."""
+        said = repr((self.items, self.judging, self.how, self.new_tokens))
+        return f"{self.name} {blake2b(said.encode(), digest_size=16).hexdigest()}"
 
     def split(self) -> tuple[Questions, Questions]:
         """(a third to choose by, two thirds to judge by), by the hash of the question."""
@@ -87,9 +94,16 @@ def read_questions(path: Path, *, judging: Judging | None = None, how: str = "",
 
 
 def answer_scores(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Questions, *, length: int, rows: int = _ROWS
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Questions | HarnessTask,
+    *,
+    length: int,
+    rows: int = _ROWS,
 ) -> NDArray[np.float64]:
     """[questions]: how right each answer is, 0 to 1. Written answers are greedy. Prompts keep their last `length` tokens."""
+    if isinstance(questions, HarnessTask):
+        return task_scores(model, tokenizer, questions, length=length)
     if questions.judging != "choice" and questions.new_tokens >= length:
         raise DataError(
             f"answers of {questions.new_tokens} tokens leave no room for a question in {length}: lower new_tokens"

@@ -8,6 +8,8 @@ imports pydantic and nothing heavier; `build` imports the rooms when it is calle
 
 schema.py    what a recipe can say: a frozen class a table, defaults, ranges, units
 kinds.py     the choices: of student, divergence, schedule
+searched.py  the student that is searched for, its bars and limits
+table.py     what all tables share
 decode.py    the file and `--set`; refuses what can't be meant
 mistakes.py  why a recipe was rejected, in sentences
 toml.py      the resolved recipe as TOML, and the JSON schema

@@ -1,62 +1,13 @@
-"""The choices of a recipe: one frozen class a `kind` of student, divergence and schedule; and what all tables share."""
+"""The choices of a recipe: one frozen class a `kind` of student, divergence and schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator, model_validator
-from pydantic_core import PydanticCustomError, ValidationError
+from pydantic import Field, model_validator
 
-
-class Table(BaseModel):
-    """One TOML table: unknown settings are refused, "3" is not 3, nothing changes afterwards."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-        use_attribute_docstrings=True,
-        serialize_by_alias=True,
-    )
-
-
-def mistake(message: str) -> PydanticCustomError:
-    """What a validator raises, in our own words."""
-    # The message goes through a format string: braces of the user's own must stay what they are.
-    return PydanticCustomError("mistake", "{message}", {"message": message})
-
-
-def needs(what: str) -> WrapValidator:
-    """One message for a union, where pydantic would give one for each member."""
-
-    def validate(value: object, handler: Callable[[object], object]) -> object:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise mistake(f"needs {what}") from error
-
-    return WrapValidator(validate)
-
-
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Text = Annotated[str, Field(min_length=1)]
-Layer = Annotated[int, Field(ge=0)]
-Layers = Annotated[
-    Annotated[int, Field(ge=1)] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)],
-    needs("a number of layers (from 1), or a list of teacher layers as [0, 2, 4] (from 0)"),
-]
-ConfigValue = Annotated[
-    bool
-    | int
-    | float
-    | str
-    | Annotated[tuple[int, ...], Field(strict=False)]
-    | Annotated[tuple[str, ...], Field(strict=False)],
-    needs("a number, a text, true or false, or a list of whole numbers or texts"),
-]
+from potstill.recipe.searched import SearchedStudent
+from potstill.recipe.table import ConfigValue, Layers, Share, Table, Text, mistake
 
 
 class CopiedStudent(Table):
@@ -137,89 +88,6 @@ class PrunedStudent(Table):
         if self.choose is not None and not isinstance(self.layers, int):
             raise mistake(
                 f"`choose` = {self.choose!r} says which of a number of layers stay, and `layers` is no number: give one"
-            )
-        return self
-
-
-class BarTable(Table):
-    """What the student must reach, on held-out text or on questions of your own."""
-
-    metric: Literal["accuracy", "bits", "agreement", "questions"] = "accuracy"
-    """accuracy: next tokens right. bits: bits a byte better than token frequencies. agreement: with the teacher. questions: of a file."""
-    least: Annotated[float, Field(gt=0.0)]
-    """As a share of what the teacher reaches (0.95), or of itself if absolute."""
-    absolute: bool = False
-    """Whether `least` is the metric's own value; of bits: at most so many bits a byte."""
-    questions: Text | None = None
-    """A JSONL file of questions: {"prompt": ..., "answer": ...}, and "choices" where the answer is one of several."""
-    judging: Literal["exact", "choice", "regex", "python"] | None = None
-    """How answers are judged; left out: by choice where there are choices, else exact."""
-    how: str = ""
-    """regex: the pattern whose last match is the answer. python: module:function of (prompt, answer, written), 0 to 1."""
-    new_tokens: Annotated[int, Field(ge=1)] = 32
-    """How much the model writes as an answer, at most."""
-
-    @model_validator(mode="after")
-    def _has_what_it_needs(self) -> BarTable:
-        if (self.metric == "questions") != (self.questions is not None):
-            raise mistake('`questions` = "FILE" goes with metric = "questions", and the one needs the other')
-        if not self.absolute and self.least > 1:
-            raise mistake(
-                f"`least` is a share of what the teacher reaches, found {self.least:g}: 0.95, or set absolute = true"
-            )
-        if self.judging in ("regex", "python") and not self.how:
-            raise mistake(f"judging by {self.judging} needs `how`: a pattern, or module:function")
-        if self.how and self.judging not in ("regex", "python"):
-            raise mistake('`how` goes with judging = "regex" or "python": say which')
-        return self
-
-
-class SearchedStudent(Table):
-    """The student is the smallest of many that clears the bars (`potstill compress`)."""
-
-    kind: Literal["search"]
-    """search: the smallest that clears the bars."""
-    bars: Annotated[tuple[BarTable, ...], Field(strict=False)] = ()
-    """What it must reach, all of them. None: the best within the limits."""
-    shares: Annotated[tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...], Field(strict=False, min_length=1)] = (
-        0.85,
-        0.70,
-        0.60,
-        0.50,
-        0.40,
-        0.30,
-        0.22,
-        0.15,
-    )
-    """The ladder: shares of the teacher's parameters that are not embeddings."""
-    cuts: Annotated[tuple[Literal["width", "depth", "both"], ...], Field(strict=False, min_length=1)] = (
-        "width",
-        "depth",
-        "both",
-    )
-    """How each size is cut."""
-    screened: Annotated[int, Field(ge=1)] = 3
-    """Cuts of a size that go on after a look at them untrained."""
-    looks: Annotated[int, Field(ge=1)] = 3
-    """How many candidates may be judged on held-out text; the interval of each is as much wider."""
-    until_flat: bool = False
-    """A candidate that has stopped improving has learned enough."""
-    tokens: Annotated[int, Field(ge=1)] = 50_000
-    """How much of the text to learn from is looked at for what matters."""
-    max_parameters: Annotated[int, Field(ge=1)] | None = None
-    """At most so many parameters."""
-    max_bytes: Annotated[int, Field(ge=1)] | None = None
-    """At most so many bytes of weights, of two bytes a parameter."""
-    min_speed: Annotated[float, Field(gt=1.0)] | None = None
-    """At least so many times as fast a writer as the teacher, on this machine."""
-    int4: bool = True
-    """See whether the bars are cleared with weights of four bits as well."""
-
-    @model_validator(mode="after")
-    def _search_something(self) -> SearchedStudent:
-        if not self.bars and self.max_parameters is None and self.max_bytes is None and self.min_speed is None:
-            raise mistake(
-                "nothing is asked of the student: say what it must keep (`bars`), or how large it may be (`max_parameters`)"
             )
         return self
 

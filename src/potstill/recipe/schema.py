@@ -13,15 +13,10 @@ from potstill.recipe.kinds import (
     CosineTable,
     DivergenceTable,
     ForwardKLTable,
-    Layer,
     ScheduleTable,
-    Share,
     StudentTable,
-    Table,
-    Text,
-    mistake,
-    needs,
 )
+from potstill.recipe.table import Layer, Share, Table, Text, mistake, needs
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
 
@@ -240,6 +235,8 @@ class EvaluationTable(Table):
     """Score the student as it was before training."""
     speed: bool = True
     """Measure tokens per second of teacher and student."""
+    price_per_hour: Annotated[float, Field(gt=0.0)] | None = None
+    """Of this machine, in your currency: the report of a search then tells what a million tokens cost."""
 
     @model_validator(mode="after")
     def _same_time_as_well(self) -> EvaluationTable:

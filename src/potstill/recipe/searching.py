@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from potstill.errors import RecipeError
 from potstill.recipe.build import build_batches, build_measure, build_settings, num_steps
-from potstill.recipe.kinds import BarTable, SearchedStudent
 from potstill.recipe.labelling import build_codec
 from potstill.recipe.schema import Recipe
+from potstill.recipe.searched import BarTable, SearchedStudent
 from potstill.recipe.text import Say, check_is_apart, fingerprint_of_text, read_corpus, sources_of
 from potstill.recipe.toml import recipe_toml
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from potstill.data import TextBatches, TokenCorpus
-    from potstill.evaluation import Questions
+    from potstill.evaluation import HarnessTask, Questions
     from potstill.runs import RunFolder
     from potstill.search import Bar, LadderWanted, Search, Texts
     from potstill.search.kept import Facts
@@ -64,7 +63,8 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
         "tokenizer": fingerprint_of_tokenizer(tokenizer),
         "text": fingerprint_of_text(recipe.data),
     }
-    folder, facts = _folder(out), _facts(recipe, identity)
+    asked = "; ".join(sorted(found.fingerprint for found in questions.values()))
+    folder, facts = _folder(out), _facts(recipe, identity, asked)
     corpus = _corpus(recipe, folder, tokenizer, facts["text"], say)
     dtype = _dtype(recipe, folder, str(faster_dtype(this_device())).removeprefix("torch."))
     hold_in_(model, getattr(torch, dtype))
@@ -178,8 +178,8 @@ def _folder(out: Path) -> RunFolder:
     return folder
 
 
-def _facts(recipe: Recipe, identity: dict[str, str]) -> dict[str, Facts]:
-    """What each step is made from."""
+def _facts(recipe: Recipe, identity: dict[str, str], questions: str) -> dict[str, Facts]:
+    """What each step is made from. `questions`: those that are asked; what is asked of the answers is no part of it."""
     flat = _flat(recipe.model_dump(exclude_none=True))
 
     def under(*tables: str, but: tuple[str, ...] = ()) -> dict[str, object]:
@@ -191,7 +191,6 @@ def _facts(recipe: Recipe, identity: dict[str, str]) -> dict[str, Facts]:
 
     text = under("data") | {"text": identity["text"], "tokenizer": identity["tokenizer"]}
     read = text | {"teacher": identity["teacher"]} | under("training.length")
-    questions = _of_questions(recipe.student) if isinstance(recipe.student, SearchedStudent) else ""
     labels = read | under("labels", "loss.temperature")
     importance = read | under("student.tokens")
     learning = {name: value for name, value in under("training", "loss").items() if not name.startswith(_NO_MATTER)}
@@ -203,16 +202,6 @@ def _facts(recipe: Recipe, identity: dict[str, str]) -> dict[str, Facts]:
         "importance": importance,
         "candidates": labels | importance | learning | {"questions": questions},
     }
-
-
-def _of_questions(wanted: SearchedStudent) -> str:
-    """The questions that are asked, by what they say; what is asked of the answers is no part of it."""
-    found = set()
-    for bar in wanted.bars:
-        if bar.questions is not None:
-            content = hashlib.blake2b(Path(bar.questions).expanduser().read_bytes(), digest_size=16).hexdigest()
-            found.add(f"{Path(bar.questions).stem} {content} {bar.judging} {bar.how} {bar.new_tokens}")
-    return "; ".join(sorted(found))
 
 
 def _flat(table: object, prefix: str = "") -> dict[str, object]:
@@ -287,26 +276,31 @@ def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorp
     return texts, build_batches(training, "causal", tokenizer, learn), steps
 
 
-def _questions(wanted: SearchedStudent) -> dict[str, Questions]:
-    from potstill.evaluation import read_questions
+def _questions(wanted: SearchedStudent) -> dict[str, Questions | HarnessTask]:
+    from potstill.evaluation import read_questions, read_task
     from potstill.search.bar import METRICS
 
-    found: dict[str, Questions] = {}
+    found: dict[str, Questions | HarnessTask] = {}
     for bar in wanted.bars:
-        if bar.questions is None:
+        name = bar.asks
+        if name is None:
             continue
-        path = Path(bar.questions).expanduser()
-        if path.stem in found or path.stem in METRICS:
-            raise RecipeError(f"{path}: questions go by the name of their file, and {path.stem!r} is taken: rename it")
-        found[path.stem] = read_questions(path, judging=bar.judging, how=bar.how, new_tokens=bar.new_tokens)
+        if name in found or name in METRICS:
+            raise RecipeError(
+                f"{bar.questions or bar.task}: questions go by this name, and {name!r} is taken: rename one"
+            )
+        if bar.task is not None:
+            found[name] = read_task(bar.task, score=bar.how)
+        else:
+            path = Path(str(bar.questions)).expanduser()
+            found[name] = read_questions(path, judging=bar.judging, how=bar.how, new_tokens=bar.new_tokens)
     return found
 
 
 def _bar(table: BarTable) -> Bar:
     from potstill.search import Bar
 
-    metric = table.metric if table.questions is None else Path(table.questions).stem
-    return Bar(metric, table.least, table.absolute)
+    return Bar(table.asks or table.metric, table.least, table.absolute)
 
 
 def _ladder(wanted: SearchedStudent) -> LadderWanted:

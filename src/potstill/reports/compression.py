@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from potstill.errors import DataError
 from potstill.evaluation import Measurement, load_scores
 from potstill.reports.card import write_card
+from potstill.reports.costs import cost_table, label_table
 from potstill.reports.distillation import environment_of, score_rows
 from potstill.reports.html import write_report
 from potstill.reports.markdown import write_markdown
@@ -61,7 +63,14 @@ def compression_page(folder: Path, found: Facts) -> Page:
         title=f"The smallest student of {Path(str(found['teacher'])).name.removesuffix('.gguf')}",
         lead=compression_verdict(found),
         cards=tuple(_cards(found, speeds)),
-        tables=(_ladder_table(found), _models_table(folder), *_breakdown_tables(found), _habits_table(found)),
+        tables=(
+            _ladder_table(found),
+            _models_table(folder),
+            cost_table(found, speeds, price_per_hour=_price(recipe)),
+            *_breakdown_tables(found),
+            _habits_table(found),
+            label_table(found["labels"]),
+        ),
         curves=(*_scatters(found), *_learning(found), *_calibration(folder, found)),
         parts=(_lineage(found), word_for_word(found), _loading(folder, found)),
         notes=tuple(_notes(found)),
@@ -295,19 +304,19 @@ def _loading(folder: Path, found: Facts) -> Code:
 
 
 def _notes(found: Facts) -> Iterator[str]:
-    text, labels = found["text"], found["labels"]
+    text = found["text"]
     yield (
         f"The student read {text['read']:,} tokens of {text['documents']:,} documents; candidates were chosen by "
         f"{text['chosen_by']['documents']:,} others, and judged by {text['judged_by']['documents']:,} that nothing was chosen by. At most "
         f"{found['looks']} candidates could be judged, so each interval is as much wider than 95 % as keeps all verdicts together at 95 %."
     )
-    yield (
-        f"The teacher's labels: {8 * labels['bytes_per_token']:.0f} bits a token on disk; the teacher's entropy is "
-        f"{labels['entropy'] / 0.6931471805599453:.2f} bits, so much does one hard label drawn from it hide."
-    )
     if advice := advice_on(found):
         yield advice
     yield "The control learned from the same batches in the same order, by cross-entropy on the text itself."
+
+
+def _price(recipe: str) -> float | None:
+    return tomllib.loads(recipe).get("evaluation", {}).get("price_per_hour")
 
 
 def _form(verdict: Facts) -> str:

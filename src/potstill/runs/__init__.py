@@ -23,7 +23,7 @@ tracking.py      steps to tensorboard, wandb or trackio, through Accelerate
 
 from potstill.evaluation import ModelScores
 from potstill.runs.distillation import ArmStep, Event, Finished, Measured, Stage, distil
-from potstill.runs.estimate import Estimate, estimate
+from potstill.runs.estimate import Estimate, estimate, memory_of
 from potstill.runs.fingerprints import fingerprint_of_model, fingerprint_of_tokenizer, manifest
 from potstill.runs.folder import RunFolder
 from potstill.runs.held_out import held_out_sample
@@ -51,6 +51,7 @@ __all__ = [
     "fingerprint_of_tokenizer",
     "held_out_sample",
     "manifest",
+    "memory_of",
     "score_model",
     "scores_of",
 ]

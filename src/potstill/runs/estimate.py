@@ -47,11 +47,19 @@ def estimate(
     """
     speed = _REACHED * matmul_speed(device, dtype)
     learning, marking = 6 * _operations(student, length), 2 * _operations(teacher, length)
+    memory = memory_of(teacher, student, micro_rows=micro_rows, length=length, dtype=dtype)
+    return Estimate(memory, tokens * (learning + marking) / speed, tokens * learning / speed)
+
+
+def memory_of(
+    teacher: PreTrainedModel, student: PreTrainedModel, *, micro_rows: int, length: int, dtype: torch.dtype
+) -> dict[str, int]:
+    """Bytes by what they are for."""
     trained = size_of(student).total
     config, in_flight = student.config, micro_rows * length
     ffn = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     kept = config.num_hidden_layers * (_KEPT_HIDDEN * config.hidden_size + _KEPT_FFN * int(ffn))
-    memory = {
+    return {
         "teacher": size_of(teacher).bytes,
         "student": 4 * trained,
         "gradient and optimizer": 3 * 4 * trained,
@@ -59,7 +67,6 @@ def estimate(
         "loss": min(_LOSS_CHUNK_BYTES, 8 * in_flight * head_of(student).num_tokens)
         + 8 * in_flight * config.hidden_size,
     }
-    return Estimate(memory, tokens * (learning + marking) / speed, tokens * learning / speed)
 
 
 def _operations(model: PreTrainedModel, length: int) -> int:

@@ -16,6 +16,7 @@ from potstill.search.compression import Search
 from potstill.search.four_bits import FourBits, facts_of, plain
 from potstill.soft_labels import Store
 from potstill.soft_labels.statistics import describe
+from potstill.students import cached_values
 
 _READ_FOR_BREAKDOWN = 20_000
 
@@ -54,6 +55,7 @@ def findings(search: Search, name: str, *, holds: bool, four_bits: FourBits | No
         "int4": None if four_bits is None else facts_of(four_bits),
         "models": scores_to_json(compare(_measurements(search, name))),
         "sizes": {"teacher": asdict(size_of(model)), "distilled": asdict(size_of(student))},
+        "cache_values": {"teacher": cached_values(model), "distilled": cached_values(student)},
         "cost": cost(search, name),
         "labels": asdict(describe(Store(search.path / "soft_labels"))),
         "teacher_layers": model.config.num_hidden_layers,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from potstill.data import TextBatches, TokenCorpus
-from potstill.evaluation import Questions
+from potstill.evaluation import HarnessTask, Questions
 from potstill.losses import SoftLabelLoss
 from potstill.search.bar import Bar
 from potstill.search.kept import Facts
@@ -71,7 +71,7 @@ class SearchJob:
     texts: Texts
     batches: TextBatches
     bars: tuple[Bar, ...]
-    questions: Mapping[str, tuple[Questions, Questions]]
+    questions: Mapping[str, tuple[Questions, Questions] | tuple[HarnessTask, HarnessTask]]
     ladder: LadderWanted
     manifest: Manifest
     measure: SoftLabelLoss

@@ -1,57 +1,70 @@
-"""What a search will take, before it starts: time, disk, memory."""
+"""What a search will take, before it starts: time, disk, memory; and how much a student can read in a given time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from potstill.errors import ModelError
+from potstill.errors import RecipeError
 from potstill.models import size_of
-from potstill.runs import estimate
+from potstill.runs import memory_of
 from potstill.search.compression import Search
-from potstill.students import Shape, cuttable_axes, shape_of_share, shaped
+from potstill.search.timing import Rates, half_of
 
-# Of the chosen student's own training, all that the search trains besides: measured in benchmarks/search.md.
-_BESIDES = 2.4
+# All that the search trains besides the chosen student, as shares of its own training, with one cut a size and with more, and how often it
+# looks at a student: measured in benchmarks/search.md.
+_BESIDES, _BESIDES_OF_MORE = 1.2, 2.3
+_LOOKS = 12
 _BYTES_A_LABEL = 60  # of a stored label, with text unlike the teacher's
 _STATE = 12  # bytes a parameter of a checkpoint: weights and two moments
 
 
 @dataclass(frozen=True)
 class Plan:
-    """seconds, bytes of disk and of memory, roughly."""
+    """tokens a student reads; seconds, bytes of disk and of memory that all of it takes, roughly."""
 
+    tokens: int
     seconds: float
     disk: float
     memory: float
 
 
-def plan_of(search: Search, *, device: str) -> Plan:
+def plan_of(search: Search, rates: Rates) -> Plan:
     """For a student of half the teacher's size, whatever the limits."""
-    job = search.job
-    model = job.teacher.model
-    axes = dict(cuttable_axes(model))
-    try:
-        student = shaped(model, shape_of_share(model, axes, 0.5), axes)
-    except ModelError:  # what can't be narrower is cut in depth
-        layers = tuple(range(max(1, model.config.num_hidden_layers // 2)))
-        student = shaped(model, Shape(layers), axes)
-    micro = job.settings.micro_rows or job.batches.rows
-    found = estimate(
-        model,
+    job, tokens = search.job, search.tokens
+    student = half_of(job.teacher.model)
+    memory = memory_of(
+        job.teacher.model,
         student,
-        tokens=search.tokens,
-        micro_rows=micro,
+        micro_rows=job.settings.micro_rows or job.batches.rows,
         length=job.length,
         dtype=job.settings.dtype,
-        device=device,
     )
-    marked = job.texts.learn.num_tokens
-    marking = (found.seconds_soft - found.seconds_hard) * marked / max(1, search.tokens)
-    measured = 12 * (job.texts.search.num_tokens + job.texts.held_out.num_tokens) / max(1, search.tokens)
-    trained = found.seconds_hard * (1 + _BESIDES + job.control)
-    parameters = size_of(student).total
-    return Plan(
-        marking + trained + measured * found.seconds_hard,
-        float(_BYTES_A_LABEL * marked + 4 * _STATE * parameters + 10 * 4 * parameters),
-        float(sum(found.memory.values())),
-    )
+    parameters, kept = size_of(student).total, 5 + 3 * (len(job.ladder.cuts) - 1)
+    disk = _BYTES_A_LABEL * job.texts.learn.num_tokens + kept * (2 * _STATE + 4) * parameters
+    return Plan(tokens, _seconds(search, rates, tokens), float(disk), float(sum(memory.values())))
+
+
+def tokens_in(search: Search, rates: Rates, seconds: float) -> int:
+    """How much a student may read, for all to be done by then: at most what the recipe says. RecipeError where there is no time for any."""
+    job = search.job
+    step = job.batches.rows * job.length
+    shortest = _seconds(search, rates, step)
+    if shortest >= seconds:
+        raise RecipeError(
+            f"looking at students alone takes about {shortest / 60:.1f} minutes here: give it more, or lower evaluation.tokens"
+        )
+    low, high = 1, max(2, search.tokens // step)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _seconds(search, rates, middle * step) <= seconds else (low, middle - 1)
+    return low * step
+
+
+def _seconds(search: Search, rates: Rates, tokens: int) -> float:
+    job = search.job
+    besides = _BESIDES if len(job.ladder.cuts) == 1 else _BESIDES_OF_MORE
+    marked = min(tokens, job.texts.learn.num_tokens) / rates.marked
+    learned = tokens * (1 + besides + job.control) / rates.learned
+    read = (_LOOKS * job.texts.search.num_tokens + (job.looks + 4) * job.texts.held_out.num_tokens) / rates.read
+    asked = sum(_LOOKS * len(one.items) + (job.looks + 4) * len(other.items) for one, other in job.questions.values())
+    return marked + learned + read + asked * rates.seconds_a_question

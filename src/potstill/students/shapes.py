@@ -32,10 +32,15 @@ class Sizes:
 
 def sizes_of(model: PreTrainedModel) -> Sizes:
     """Counted, on any device."""
+    return Sizes(size_of(model), cached_values(model) * model.dtype.itemsize)
+
+
+def cached_values(model: PreTrainedModel) -> int:
+    """How many numbers the key-value cache holds of one token."""
     config = model.config
     keys = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return Sizes(size_of(model), 2 * config.num_hidden_layers * keys * width * model.dtype.itemsize)
+    return 2 * config.num_hidden_layers * keys * width
 
 
 def shaped(model: PreTrainedModel, shape: Shape, axes: dict[AxisName, Axis]) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -87,7 +88,7 @@ def test_how_fast_it_must_be(workshop: Workshop, texts: Path) -> None:
 
 
 def test_a_dry_run_trains_nothing(workshop: Workshop, texts: Path) -> None:
-    result = compress(workshop, "--keep", "90%", "--dry-run")
+    result = compress(workshop, "--keep", "agreement=90%", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "plan" in result.output
     assert not (texts / "run" / "candidates").exists()
@@ -180,22 +181,65 @@ class _Hub(BaseHTTPRequestHandler):
         """Silence."""
 
 
-def test_a_student_is_uploaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a server that answers as the hub does: the model card goes with it, and the token is sent and not shown."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A server that answers as the hub does; the files that came."""
     from huggingface_hub import constants
 
+    _Hub.committed.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setattr("potstill.export.hub.ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    yield _Hub.committed
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_folder_is_uploaded(tmp_path: Path, hub: list[str]) -> None:
+    """The model card goes with it, and the token is sent and not shown."""
     from potstill.export.hub import push_folder
 
     (tmp_path / "README.md").write_text("# card")
     (tmp_path / "config.json").write_text("{}")
     said = push_folder(tmp_path, "me/student")
-    server.shutdown()
-    assert set(_Hub.committed) == {"README.md", "config.json"}
+    assert set(hub) == {"README.md", "config.json"}
     assert "me/student" in said
     assert "hf_secret" not in said
+
+
+def test_a_student_that_clears_the_bar_is_uploaded(workshop: Workshop, texts: Path, hub: list[str]) -> None:
+    result = compress(workshop, "--keep", "agreement=0.1%", "--push-to-hub", "me/student")
+    assert result.exit_code == 0, result.output
+    assert {"README.md", "config.json", "model.safetensors"} <= set(hub)
+    assert "hf_secret" not in result.output
+    hub.clear()
+    missed = compress(workshop, "--keep", "agreement=100%", "--push-to-hub", "me/student")
+    assert missed.exit_code == 3
+    assert "not uploaded" in missed.output
+    assert hub == []
+
+
+def test_questions_and_a_task_beside_text(workshop: Workshop, texts: Path) -> None:
+    """Three bars of three kinds, all judged."""
+    asked = [{"prompt": f"word{n} and", "answer": n % 2, "choices": ["word", "number"]} for n in range(60)]
+    (texts / "own.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked), "utf-8")
+    items = [{"question": one["prompt"], "choices": one["choices"], "gold": one["answer"]} for one in asked]
+    (texts / "task.jsonl").write_text("".join(json.dumps(one) + "\n" for one in items), "utf-8")
+    (texts / "of.yaml").write_text(
+        f"task: tiny_task\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {texts / 'task.jsonl'}\n"
+        'output_type: multiple_choice\ntest_split: test\ndoc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\n'
+        "doc_to_target: gold\nmetric_list:\n  - metric: acc\n",
+        "utf-8",
+    )
+    bars = ["own.jsonl=1%", "of.yaml=1%", "agreement=0.1%"]
+    result = compress(workshop, *(word for bar in bars for word in ("--keep", bar)))
+    assert result.exit_code in (0, 3), result.output
+    found = json.loads((texts / "run" / "scores.json").read_text())
+    assert [one["metric"] for one in found["verdicts"]] == ["own", "of", "agreement"]
+    assert all(one["n"] > 15 for one in found["verdicts"])
+    again = compress(workshop, *(word for bar in bars for word in ("--keep", bar)))
+    assert again.exit_code == result.exit_code
+    assert "done again" not in again.output

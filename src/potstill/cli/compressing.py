@@ -24,7 +24,7 @@ from potstill.recipe.searching import build_search
 from potstill.reports.compression import write_compression
 from potstill.runs import manifest
 from potstill.search import Chosen, Search, documents_needed, expected_error, margin
-from potstill.search.bar import METRICS
+from potstill.search.bar import METRICS, check_something_to_keep
 from potstill.search.findings import findings
 from potstill.search.four_bits import FourBits, in_four_bits
 from potstill.search.planning import Plan, plan_of, tokens_in
@@ -187,6 +187,8 @@ def _print_plan(search: Search, plan: Plan, console: Console, *, claims: bool) -
         f"{job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens for the student, two to three times as many for all"
     )
     for bar in job.bars if claims else ():
+        for evidence in (search.teacher_chosen_by, search.teacher_judged_by):
+            check_something_to_keep(bar, evidence)
         error = expected_error(bar, search.teacher_judged_by)
         n = len(search.teacher_judged_by.answers.get(bar.metric, texts.held_out.keys))
         needed = documents_needed(error, n, 0.02, looks=job.looks)

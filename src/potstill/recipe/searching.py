@@ -92,6 +92,7 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
         int4=wanted.int4,
         speed=recipe.evaluation.speed,
         until_flat=wanted.until_flat,
+        price_per_hour=recipe.evaluation.price_per_hour,
     )
     return Search(job, folder)
 

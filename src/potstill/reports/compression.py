@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def compression_page(folder: Path, found: Facts) -> Page:
         tables=(
             _ladder_table(found),
             _models_table(folder),
-            cost_table(found, speeds, price_per_hour=_price(recipe)),
+            cost_table(found, speeds, price_per_hour=found["price_per_hour"]),
             *_breakdown_tables(found),
             _habits_table(found),
             label_table(found["labels"]),
@@ -124,7 +123,6 @@ def _ladder_table(found: Facts) -> Table:
         reaches = "–" if one["predicted"] is None else f"{one['predicted'][0]:.1%} ± {2 * one['predicted'][1]:.1%}"
         cells = [
             f"{one['sizes']['model']['non_embedding'] / 1e6:,.2f} M",
-            f"{one['sizes']['cache_bytes']:,}",
             "–" if one["untrained_kl"] is None else f"{one['untrained_kl']:.2f}",
             f"{last[0]['tokens']:,}" if last else "–",
             reaches,
@@ -135,7 +133,6 @@ def _ladder_table(found: Facts) -> Table:
         "Every candidate",
         [
             "not embeddings",
-            "cache, bytes a token",
             "KL untrained, nats",
             "tokens read",
             "predicted, of the bar",
@@ -313,10 +310,6 @@ def _notes(found: Facts) -> Iterator[str]:
     if advice := advice_on(found):
         yield advice
     yield "The control learned from the same batches in the same order, by cross-entropy on the text itself."
-
-
-def _price(recipe: str) -> float | None:
-    return tomllib.loads(recipe).get("evaluation", {}).get("price_per_hour")
 
 
 def _form(verdict: Facts) -> str:

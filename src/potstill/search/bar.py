@@ -127,8 +127,9 @@ class Draws:
 
     @property
     def error(self) -> float:
-        """The standard error."""
-        return float(np.nanstd(self.values[1:])) if self.n > 1 else math.inf
+        """The standard error; infinite where too many draws have no value (a teacher that is right on few questions)."""
+        found = self.values[1:][np.isfinite(self.values[1:])]
+        return float(found.std()) if self.n > 1 and 2 * len(found) > len(self.values) else math.inf
 
 
 def retained(bar: Bar, student: Evidence, teacher: Evidence) -> Draws:
@@ -138,11 +139,7 @@ def retained(bar: Bar, student: Evidence, teacher: Evidence) -> Draws:
     n = len(next(iter(columns.values())))
     table = np.stack([columns[name] for name in columns], axis=1)
     whole = {name: np.asarray(values.sum()) for name, values in columns.items()}
-    if not bar.absolute and _teachers_score(bar, whole) <= 0:
-        raise DataError(
-            f"the teacher's own {_IN_WORDS.get(bar.metric, bar.metric)} on this text is none, so there is nothing to keep a share of: "
-            "check that text and teacher belong together, or set an absolute bar"
-        )
+    _check_something_to_keep(bar, whole)
     found = [formula(whole)]
     generator = np.random.default_rng(_SEED)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -150,6 +147,21 @@ def retained(bar: Bar, student: Evidence, teacher: Evidence) -> Draws:
             counts = generator.multinomial(n, np.full(n, 1 / n), size=_DRAWS_AT_ONCE)
             found.append(formula(dict(zip(columns, (counts @ table).T, strict=True))))
     return Draws(np.concatenate([np.atleast_1d(np.asarray(one, float)) for one in found]), n)
+
+
+def check_something_to_keep(bar: Bar, teacher: Evidence) -> None:
+    """DataError where the teacher's own score, which a share is asked of, is none."""
+    _check_something_to_keep(
+        bar, {name: np.asarray(one.sum()) for name, one in _columns(bar, teacher, teacher).items()}
+    )
+
+
+def _check_something_to_keep(bar: Bar, sums: _Sums) -> None:
+    if not bar.absolute and _teachers_score(bar, sums) <= 0:
+        raise DataError(
+            f"the teacher's own {_IN_WORDS.get(bar.metric, f'score on {bar.metric}')} is none, so there is nothing to keep a share of: "
+            "check that text or questions and teacher belong together, or set an absolute bar"
+        )
 
 
 def _with_doubts(one: Evidence, name: str, *, right: float) -> Evidence:

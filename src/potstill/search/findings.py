@@ -57,6 +57,7 @@ def findings(search: Search, name: str, *, holds: bool, four_bits: FourBits | No
         "sizes": {"teacher": asdict(size_of(model)), "distilled": asdict(size_of(student))},
         "cache_values": {"teacher": cached_values(model), "distilled": cached_values(student)},
         "cost": cost(search, name),
+        "price_per_hour": job.price_per_hour,
         "labels": asdict(describe(Store(search.path / "soft_labels"))),
         "teacher_layers": model.config.num_hidden_layers,
         "lineage": list(search.lineage(name).layers),

@@ -62,6 +62,7 @@ class SearchJob:
     looks        how many candidates may be judged on held-out text
     until_flat   a candidate that has stopped improving has learned all it may
     recipe       what all this was decoded from, as text; written beside the results
+    price_per_hour  of this machine, for the report
     made_from    by step (teacher, judging, labels, importance, candidates), the facts it was made from
     """
 
@@ -84,3 +85,4 @@ class SearchJob:
     int4: bool = True
     speed: bool = True
     until_flat: bool = False
+    price_per_hour: float | None = None

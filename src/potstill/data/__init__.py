@@ -18,6 +18,7 @@ masking.py           MaskedBatches, Masking: windows with tokens hidden, for mas
 classes.py           ClassBatches: labelled texts, one prediction each, for classifiers
 rows.py              padded_rows: texts of several lengths as one batch
 packing.py           PackedBatches, ordered_batches: windows of documents side by side; where the shift happens
+prompts.py           Prompts, prompts_of: what a model goes on from, for text that it writes itself
 preview.py           what will be learned, coloured
 """
 
@@ -33,6 +34,7 @@ from potstill.data.documents import (
 from potstill.data.masking import MaskedBatches, Masking, masked_in_order
 from potstill.data.packing import PackedBatches, PackingReport, ordered_batches
 from potstill.data.preview import preview
+from potstill.data.prompts import Prompts, prompts_of
 from potstill.data.records import read_records, source_files
 from potstill.data.splits import Split, place_of, split_of
 from potstill.data.standard_library import standard_library_files
@@ -50,6 +52,7 @@ __all__ = [
     "PackedBatches",
     "PackingReport",
     "Part",
+    "Prompts",
     "Split",
     "TextBatches",
     "TokenCorpus",
@@ -62,6 +65,7 @@ __all__ = [
     "ordered_batches",
     "place_of",
     "preview",
+    "prompts_of",
     "read_documents",
     "read_records",
     "source_files",

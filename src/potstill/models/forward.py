@@ -46,7 +46,7 @@ def hidden_states(
 def _rows(model: PreTrainedModel, batch: Batch) -> Tensor:
     task = task_of(model)
     if task == "causal":
-        positions = {"position_ids": batch.positions} if _takes_positions(model) else {}
+        positions = {"position_ids": batch.positions} if takes_positions(model) else {}
         states = model.base_model(input_ids=batch.inputs, use_cache=False, **positions).last_hidden_state
         return states[batch.counted]
     mask = (batch.documents >= 0).long()
@@ -123,8 +123,9 @@ def _softcap(config: PreTrainedConfig) -> float | None:
     return next((float(cap) for cap in caps if cap is not None), None)
 
 
-def _takes_positions(model: PreTrainedModel) -> bool:
-    # ALiBi and state-space families know order from elsewhere. They can't be packed, and check_packing says so.
+def takes_positions(model: PreTrainedModel) -> bool:
+    """Whether it is told where a token stands. ALiBi and state-space families know order from elsewhere; they can't be packed, and
+    check_packing says so."""
     return "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 

@@ -1,7 +1,8 @@
 """Everything a killed run needs to go on bit for bit. safetensors and JSON only; a checkpoint exists whole or not at all.
 
-The data need no cursor beyond the step number: the batch of a step is a function of the step. Kept are the two newest, so
-that a disk that fills up while one is written leaves the other.
+The data need no cursor beyond the step number: the batch of a step is a function of the step. Only what the student wrote to learn
+from is kept with it, since the student that wrote it has changed. Kept are the two newest, so that a disk that fills up while one is
+written leaves the other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -19,10 +21,21 @@ from torch import Tensor, nn
 from potstill.errors import RunDirectoryError
 
 _KEPT = 2
+_WRITTEN = "written.safetensors"
 
 
-def save_checkpoint(folder: Path, step: int, student: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-    """Write the state after `step` optimizer steps below `folder`; RunDirectoryError when the disk is full."""
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    *,
+    written: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write the state after `step` optimizer steps below `folder`; RunDirectoryError when the disk is full.
+
+    `written`: text of the student's own that steps to come learn from.
+    """
     done = folder / f"step-{step:08d}"
     part = folder / f"{done.name}.part-{os.getpid()}"
     try:
@@ -30,6 +43,8 @@ def save_checkpoint(folder: Path, step: int, student: nn.Module, optimizer: torc
         save_file(_weights(student), part / "student.safetensors")
         save_file(_optimizer_tensors(student, optimizer), part / "optimizer.safetensors")
         save_file(_random_state(), part / "random.safetensors")
+        if written is not None:
+            save_file(dict(written), part / _WRITTEN)
         (part / "state.json").write_text(json.dumps({"step": step, "version": 1}))
         if done.exists():
             shutil.rmtree(done)
@@ -85,6 +100,18 @@ def load_checkpoint_(path: Path, student: nn.Module, optimizer: torch.optim.Opti
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
     return step
+
+
+def load_written(path: Path) -> dict[str, Tensor] | None:
+    """The text of the student's own in a checkpoint; None where there is none."""
+    if not (path / _WRITTEN).exists():
+        return None
+    try:
+        return load_file(path / _WRITTEN)
+    except (OSError, SafetensorError) as error:
+        raise RunDirectoryError(
+            f"the checkpoint {path} can't be read ({error}): delete that folder and start again"
+        ) from error
 
 
 def _weights(student: nn.Module) -> dict[str, Tensor]:

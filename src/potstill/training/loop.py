@@ -25,7 +25,8 @@ from potstill.errors import DataError, NotFiniteError
 from potstill.losses import HiddenLoss, SoftLabelLoss, Workspace, linear_loss
 from potstill.models import hidden_states
 from potstill.teachers import StoredTeacher, on_device
-from potstill.training.checkpoint import load_checkpoint_, newest_checkpoint, save_checkpoint
+from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
+from potstill.training.on_policy import OnPolicy, StudentText, Written, begin_writing
 from potstill.training.schedule import Cosine, Schedule
 from potstill.types import Batch, DenseTargets, SoftTargets, Teacher
 
@@ -66,6 +67,7 @@ class Step:
     tokens         tokens read in this step, padding included, by all processes
     seconds        it took, checkpoint writing not counted
     gradient_norm  before clipping
+    written        of a step that read what the student wrote: how much that was
     """
 
     index: int
@@ -76,12 +78,13 @@ class Step:
     gradient_norm: float
     tokens: int
     seconds: float
+    written: Written | None = None
 
 
 def train(
     student: PreTrainedModel,
     teacher: Teacher | None,
-    batches: Batches,
+    batches: Batches | OnPolicy,
     measure: SoftLabelLoss,
     settings: TrainingSettings,
     *,
@@ -89,6 +92,8 @@ def train(
     hidden: HiddenLoss | None = None,
 ) -> Iterator[Step]:
     """Train the student in place, yielding after each optimizer step. `hidden` is added to the loss of the labels.
+
+    Batches of a kind `OnPolicy` are the student's own text, written as it learns.
 
     With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On
     CPU, a run that was killed and resumed gives the same bits as one that was not. Raises NotFiniteError when loss or
@@ -102,12 +107,17 @@ def train(
     size = teacher.num_tokens if teacher is not None else None
     student.to(accelerator.device)
     optimizer = adamw(student, settings)
-    done = 0
-    if folder is not None and (newest := newest_checkpoint(folder)) is not None:
-        done = load_checkpoint_(newest, student, optimizer)
+    newest = None if folder is None else newest_checkpoint(folder)
+    done = 0 if newest is None else load_checkpoint_(newest, student, optimizer)
     asked = teacher if measure.needs_teacher or hidden is not None else None
     objective = accelerator.prepare_model(_Objective(student, measure, hidden, size, compiled=settings.compile_loss))
-    work = _ahead(_divided(batches.from_step(done), asked, accelerator, settings))
+    own, text = None, batches
+    if isinstance(text, OnPolicy):
+        kept = None if newest is None else load_written(newest)
+        own = text = begin_writing(text, student, asked, measure, accelerator, dtype=settings.dtype, kept=kept)
+    work = _divided(text.from_step(done), asked, accelerator, settings)
+    # What a student writes must be of the weights it has in that step: nothing of it is made ahead.
+    work = _ahead(work) if own is None else work
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch, parts = next(work)
@@ -119,9 +129,10 @@ def train(
         refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step = _step(index + 1, means, batch, rate, norm, started)
+        written = None if own is None else own.of_step(index)
+        step = _step(index + 1, means, batch, rate, norm, started, written)
         if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
-            save_checkpoint(folder, step.index, student, optimizer)
+            save_checkpoint(folder, step.index, student, optimizer, written=None if own is None else own.state())
         yield step
 
 
@@ -246,12 +257,18 @@ def adamw(student: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
 
 
 def _step(
-    index: int, means: dict[str, Tensor], batch: Batch, rate: float, gradient_norm: float, started: float
+    index: int,
+    means: dict[str, Tensor],
+    batch: Batch,
+    rate: float,
+    gradient_norm: float,
+    started: float,
+    written: Written | None,
 ) -> Step:
     parts = {name: value.item() for name, value in means.items() if name != "loss"}
     weight = batch.weight.item()
     seconds = time.perf_counter() - started
-    return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, batch.inputs.numel(), seconds)
+    return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, batch.inputs.numel(), seconds, written)
 
 
 def refuse_not_finite(index: int, loss: float, gradient_norm: float, rate: float) -> None:

@@ -1,7 +1,11 @@
+"""Random text, small students; the tiny models of all families live beside the tests of the room `models`."""
+
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from potstill.types import Batch
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 TOKENS = 61
 
 

@@ -26,7 +26,7 @@ from potstill.losses import HiddenLoss, SoftLabelLoss, Workspace, linear_loss
 from potstill.models import hidden_states
 from potstill.teachers import StoredTeacher, on_device
 from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
-from potstill.training.on_policy import OnPolicy, StudentText, Written, begin_writing
+from potstill.training.on_policy import OnPolicy, Written, begin_writing
 from potstill.training.schedule import Cosine, Schedule
 from potstill.types import Batch, DenseTargets, SoftTargets, Teacher
 

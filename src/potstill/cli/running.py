@@ -78,6 +78,11 @@ def _self_check(built: BuiltJob, console: Console) -> Mapping[str, object]:
     console.print(
         f"plan     {job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens in {facts['dtype']} ({facts['epochs']} epochs)"
     )
+    if (own := job.on_policy) is not None:
+        console.print(
+            f"writes   {own.share:.0%} of the steps read {own.rows} texts of at most {own.new_tokens} tokens that the student writes after "
+            f"{len(own.prompts):,} prompts ({own.prompts.num_too_long:,} too long), anew every {own.refresh_every} of them"
+        )
     shares = ", ".join(
         f"{name} {nats:.3f} nats ({check.shares.get(name, 0.0):.0%} of the gradient)"
         for name, nats in check.terms.items()

@@ -60,6 +60,8 @@ class Watching:
         now = step.tokens / max(step.seconds, 1e-9)
         self._speed = now if step.index == 1 else 0.9 * self._speed + 0.1 * now
         figures = f"loss {step.loss:.3f}  {self._speed:,.0f} tokens/s"
+        if step.written is not None:
+            figures += f"  wrote {step.written.length:.0f} a text, {step.written.ended:.0%} ended"
         if arm.name not in self._tasks:
             self._tasks[arm.name] = self._progress.add_task(IN_WORDS[arm.name], total=arm.steps, figures="")
         self._progress.update(self._tasks[arm.name], completed=step.index, figures=figures)

@@ -10,6 +10,7 @@ schema.py    what a recipe can say: a frozen class a table, defaults, ranges, un
 kinds.py     the choices: of student, divergence, schedule
 searched.py  the student that is searched for, its bars and limits
 table.py     what all tables share
+on_policy.py [training.on_policy]: the student's own text
 decode.py    the file and `--set`; refuses what can't be meant
 mistakes.py  why a recipe was rejected, in sentences
 toml.py      the resolved recipe as TOML, and the JSON schema

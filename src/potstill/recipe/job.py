@@ -19,6 +19,7 @@ from potstill.recipe.build import (
     num_steps,
 )
 from potstill.recipe.kinds import ModelStudent
+from potstill.recipe.on_policy import build_on_policy
 from potstill.recipe.schema import Recipe
 from potstill.recipe.text import Say, check_is_apart, corpus_of_run, fingerprint_of_text, learned_and_held_out
 from potstill.recipe.toml import recipe_toml
@@ -74,7 +75,8 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     hidden = build_hidden(recipe.loss, model, student, lineage)
     dtype = _dtype(recipe, folder, faster_dtype)
     hold_in_(model, dtype)
-    per_step = training.rows * training.length
+    on_policy = build_on_policy(training.on_policy, batches, student, tokenizer, size=size)
+    per_step = training.rows * training.length if on_policy is None else round(on_policy.tokens_per_step)
     steps = num_steps(training, tokens_per_step=per_step, steps_per_epoch=batches.steps_per_epoch)
     live, measure = LiveTeacher(model, size=size), build_measure(recipe.loss)
     job = Job(
@@ -83,6 +85,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         tokenizer=tokenizer,
         new_student=lambda: build_learner(recipe, model, importance),
         batches=batches,
+        on_policy=on_policy,
         held_out=held_out,
         measure=measure,
         hidden=hidden,
@@ -102,11 +105,14 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
 
 def _facts(job: Job) -> dict[str, object]:
     """How long it is, in what dtype, over what text."""
-    steps, batches = job.settings.steps, job.batches
+    steps, batches, own = job.settings.steps, job.batches, job.on_policy
+    of_text = steps if own is None else steps - own.num_written(steps)
+    prompts = {} if own is None else {"prompts": len(own.prompts), "prompts_too_long": own.prompts.num_too_long}
     return {
         "dtype": str(job.settings.dtype).removeprefix("torch."),
         "steps": steps,
-        "epochs": round(steps / batches.steps_per_epoch, 3),
+        **prompts,
+        "epochs": round(of_text / batches.steps_per_epoch, 3),
         "text": asdict(batches.report),
         "held_out": {"documents": len(job.held_out), "tokens": job.held_out.num_tokens},
     }

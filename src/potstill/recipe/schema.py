@@ -17,6 +17,7 @@ from potstill.recipe.kinds import (
     StudentTable,
 )
 from potstill.recipe.table import Layer, Share, Table, Text, mistake, needs
+from potstill.recipe.on_policy import OnPolicyTable, check_can_mark, check_on_policy
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
 
@@ -200,6 +201,8 @@ class TrainingTable(Table):
     """Steps between the states a killed run goes on from."""
     trackers: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], Field(strict=False)] = ()
     """Where steps are logged besides the run's folder."""
+    on_policy: OnPolicyTable | None = None
+    """The student learns on what it writes itself; left out: on the text alone."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingTable:
@@ -219,6 +222,11 @@ class TrainingTable(Table):
                 f"`micro_rows` are the sequences a forward pass, out of `rows` a step, found {self.micro_rows} of {self.rows}: "
                 "make it smaller or leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _room_to_write(self) -> TrainingTable:
+        check_on_policy(self.on_policy, length=self.length, epochs=self.epochs)
         return self
 
 
@@ -269,3 +277,10 @@ class Recipe(Table):
     """What `potstill label` keeps of the teacher's opinions."""
     evaluation: EvaluationTable = EvaluationTable()
     """What is measured at the end."""
+
+    @model_validator(mode="after")
+    def _marked(self) -> Recipe:
+        check_can_mark(
+            self.training.on_policy, teacher=self.teacher.kind, student=self.student.kind, alpha=self.loss.alpha
+        )
+        return self

@@ -5,7 +5,7 @@ Everything done is in the folder before the next thing begins, and is taken from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 
@@ -113,19 +113,29 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
         yield Arm(CORRECTED, HARD_LABELS, job.correction.steps)
     yield Arm(STUDENT, job.measure, steps, job.hidden)
     if job.control:
-        yield Arm("hard_labels", HARD_LABELS, steps)
+        yield Arm("hard_labels", HARD_LABELS, _steps_of_same_tokens(job, folder))
     if job.control and job.same_time:
         if not (folder.path / _SAME_TIME).exists():
-            soft, hard = (_seconds_a_step(folder, name) for name in (STUDENT, "hard_labels"))
+            soft, hard = (seconds_a_step(folder.steps(name)) for name in (STUDENT, "hard_labels"))
             folder.write_json(_SAME_TIME, {"steps": max(1, round(steps * soft / hard)), "seconds": steps * soft})
         PartialState().wait_for_everyone()
         yield Arm("hard_labels_same_time", HARD_LABELS, int(str(folder.read_json(_SAME_TIME)["steps"])))
 
 
-def _seconds_a_step(folder: RunFolder, name: str) -> float:
+def _steps_of_same_tokens(job: Job, folder: RunFolder) -> int:
+    """Of the control: as many as the distilled student's, unless that read its own text, of which a step has another length."""
+    if job.on_policy is None:
+        return job.settings.steps
+    tokens = sum(int(str(step["tokens"])) for step in folder.steps(STUDENT))
+    return max(1, round(tokens / (job.batches.rows * job.length)))
+
+
+def seconds_a_step(steps: Sequence[Mapping[str, object]]) -> float:
+    """Of the logged steps of an arm, those of writing, which few steps have, spread over all."""
     # The first steps of a process warm up caches and allocators. The median is deaf to them, and to pauses of the machine.
-    seconds = sorted(float(str(step["seconds"])) for step in folder.steps(name))
-    return max(seconds[len(seconds) // 2], 1e-9) if seconds else 1.0
+    writing = [float(str(one["seconds"])) if isinstance(one := step.get("written"), dict) else 0.0 for step in steps]
+    seconds = sorted(float(str(step["seconds"])) - wrote for step, wrote in zip(steps, writing, strict=True))
+    return max(seconds[len(seconds) // 2] + sum(writing) / len(steps), 1e-9) if seconds else 1.0
 
 
 def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
@@ -142,8 +152,9 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
         job.teacher.model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     settings = job.correction if is_correction and job.correction is not None else job.settings
     settings = replace(settings, steps=arm.steps)
+    text = job.on_policy if arm.name == STUDENT and job.on_policy is not None else job.batches
     with folder.logging_steps(arm.name, newest_step(checkpoints)) as log:
-        for step in train(student, marker, job.batches, arm.measure, settings, folder=checkpoints, hidden=arm.hidden):
+        for step in train(student, marker, text, arm.measure, settings, folder=checkpoints, hidden=arm.hidden):
             log.write(line_of(step))
             log.flush()
             yield step

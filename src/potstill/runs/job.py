@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from potstill.data import Masking, TextBatches, TokenCorpus
 from potstill.losses import HiddenLoss, SoftLabelLoss
 from potstill.teachers import LiveTeacher
-from potstill.training import TrainingSettings
+from potstill.training import OnPolicy, TrainingSettings
 from potstill.types import Teacher
 
 
@@ -30,6 +30,7 @@ class Job:
     speed        also time teacher and student
     trackers     where steps are logged besides the folder
     hidden       what hidden states add to the loss of the distilled student
+    on_policy    what the distilled student writes itself to learn from, beside `batches` or instead; None: it learns from these alone
     correction   how a copy of the teacher first learns the text from hard labels, and then marks in its place; None: it doesn't
     masking      what is hidden of held-out text, for masked language models
     """
@@ -51,6 +52,7 @@ class Job:
     hidden: HiddenLoss | None = None
     masking: Masking | None = None
     correction: TrainingSettings | None = None
+    on_policy: OnPolicy | None = None
 
 
 @dataclass(frozen=True)

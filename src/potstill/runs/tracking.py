@@ -39,6 +39,9 @@ def tracking(names: Sequence[str], folder: Path) -> Iterator[Callable[[Arm, Step
             "gradient_norm": step.gradient_norm,
             "tokens_per_second": step.tokens / max(step.seconds, 1e-9),
         }
+        if step.written is not None:
+            figures |= {"written_tokens": step.written.tokens, "written_length": step.written.length}
+            figures |= {"written_ended": step.written.ended}
         accelerator.log({f"{arm.name}/{name}": value for name, value in figures.items()}, step=step.index)
 
     try:

@@ -1,0 +1,230 @@
+"""A student learns on its own text, or on that of others: at equal tokens and equal seconds, judged on held-out text and on its own.
+
+python benchmarks/on_policy.py speed
+python benchmarks/on_policy.py distilled 0 1 2       the start, then one seed after another; results.jsonl grows
+python benchmarks/on_policy.py untouched 0 1 2
+python benchmarks/on_policy.py table
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from potstill.data import PackedBatches, TokenCorpus, prompts_of, read_documents, tokenize
+from potstill.evaluation import measure, score
+from potstill.evaluation.breakdown import habits
+from potstill.losses import HARD_LABELS, ForwardKL, JensenShannon, ReverseKL, SoftLabelLoss
+from potstill.models import faster_dtype, load_model, load_tokenizer, save_model
+from potstill.runs import held_out_sample
+from potstill.students import cuttable_axes, measure_importance, prune, shape_of_share
+from potstill.students.prune import Shape
+from potstill.teachers import LiveTeacher, RememberingTeacher
+from potstill.training import OnPolicy, Sampling, TrainingSettings, complete, train
+from potstill.training.generating import held_in
+
+OUT = Path("runs/on-policy-benchmark")
+LENGTH, ROWS, PROMPT, NEW = 128, 8, 32, 96
+TOKENS = {"start": 200_000, "arm": 48_000}
+RATES = {"start": 1.5e-3, "distilled": 5e-4, "untouched": 1e-3}
+SIZE, DTYPE = 4096, faster_dtype("cpu")
+FORWARD, REVERSE, JENSEN = (SoftLabelLoss(one) for one in (ForwardKL(), ReverseKL(), JensenShannon(0.5)))
+
+
+def everything() -> tuple[PreTrainedModel, TokenCorpus, TokenCorpus, PreTrainedModel]:
+    """(teacher, text to learn from, held-out text, a student of half the teacher's width)."""
+    tokenizer, teacher = load_tokenizer("pocket"), load_model("pocket")
+    if not (OUT / "tokens" / "corpus.json").exists():
+        tokenize(read_documents("standard-library"), tokenizer).save(OUT / "tokens")
+    corpus = TokenCorpus.load(OUT / "tokens")
+    learned, held_out = corpus.part("train"), held_out_sample(corpus.part("held_out"), 8_000, LENGTH)
+    if not (OUT / "untouched").exists():
+        scores = measure_importance(teacher, held_out_sample(learned, 30_000, LENGTH), length=LENGTH)
+        shape = shape_of_share(teacher, dict(cuttable_axes(teacher)), 0.5, start=Shape())
+        save_model(prune(teacher, shape, scores)[0], tokenizer, OUT / "untouched")
+    return teacher, learned, held_out, load_model(OUT / "untouched")
+
+
+def begun(kind: str, teacher: PreTrainedModel, learned: TokenCorpus, untouched: PreTrainedModel) -> PreTrainedModel:
+    """The student that the arms begin from."""
+    if kind == "untouched":
+        return untouched
+    if not (OUT / "distilled").exists():
+        settings = TrainingSettings(TOKENS["start"] // (ROWS * LENGTH), RATES["start"], dtype=DTYPE)
+        batches = PackedBatches(learned, LENGTH, ROWS, seed=99)
+        for step in train(untouched, LiveTeacher(teacher, size=SIZE), batches, FORWARD, settings):
+            if step.index % 50 == 0:
+                print("start", step.index, round(step.loss, 3), flush=True)
+        save_model(untouched, load_tokenizer("pocket"), OUT / "distilled")
+    return load_model(OUT / "distilled")
+
+
+def plan_of(learned: TokenCorpus, share: float, seed: int, **changes) -> OnPolicy:
+    prompts = prompts_of(learned, tokens=PROMPT, longest=PROMPT)
+    batches = PackedBatches(learned, LENGTH, ROWS, seed=seed)
+    return OnPolicy(batches, prompts, (0,), share, ROWS, NEW, refresh_every=4, seed=seed, **changes)
+
+
+def judged(student: PreTrainedModel, teacher: PreTrainedModel, held_out: TokenCorpus, marker) -> dict[str, float]:
+    """On held-out text, and on what it writes after held-out beginnings: sampled at temperature 1, and greedily."""
+    found = measure(student, held_out, length=LENGTH, teacher=marker, size=SIZE, dtype=DTYPE)
+    result = {name: score(found, name).value for name in ("nats_per_token", "accuracy", "agreement", "kl_to_teacher")}
+    prompts = prompts_of(held_out, tokens=PROMPT, longest=PROMPT)
+    beginnings = [prompts[number] for number in range(min(64, len(prompts)))]
+    draws = np.random.default_rng(12345).random((len(beginnings), 64), np.float32)
+    with torch.no_grad():
+        for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
+            text = complete(student, beginnings, draws, sampling=Sampling(temperature), ends=(0,), size=SIZE, rows=64)
+            whole = [torch.from_numpy(np.concatenate(pair)) for pair in zip(beginnings, text, strict=True)]
+            ids = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True)
+            places = torch.arange(1, ids.shape[1])
+            counted = torch.stack(
+                [(places >= len(p)) & (places < len(w)) for p, w in zip(beginnings, whole, strict=True)]
+            )
+            log_p, log_q = (one(ids[:, :-1]).logits[counted].float().log_softmax(-1) for one in (teacher, student))
+            nats = -log_p.gather(-1, ids[:, 1:][counted][:, None]).sum().item()
+            kls, count = (log_q.exp() * (log_q - log_p)).sum().item(), int(counted.sum())
+            result[f"teacher_nats_{name}"], result[f"reverse_kl_{name}"] = nats / count, kls / count
+    return result | {"repetition": habits(student, held_out, size=SIZE, rows=32, written=64).repetition}
+
+
+def learned_by(student, marker, text, loss, rate: float, seed: int, steps: int) -> tuple[PreTrainedModel, float, int]:
+    """(what it became, seconds of this process alone, tokens read)."""
+    student = deepcopy(student).requires_grad_(True)
+    settings = TrainingSettings(steps, rate, dtype=DTYPE, seed=seed)
+    started, tokens = time.process_time(), 0
+    for step in train(student, marker, text, loss, settings):
+        tokens += step.tokens
+    return student, time.process_time() - started, tokens
+
+
+def run(kind: str, seed: int) -> None:
+    teacher, learned, held_out, untouched = everything()
+    start = begun(kind, teacher, learned, untouched)
+    marker, beside = LiveTeacher(teacher, size=SIZE), RememberingTeacher(LiveTeacher(teacher, size=SIZE))
+    corpus = PackedBatches(learned, LENGTH, ROWS, seed=seed)
+    if seed == 0:
+        keep({"start": kind, "arm": "as it begins", "seed": 0} | judged(start, teacher, held_out, beside))
+        if kind == "distilled":
+            keep({"start": kind, "arm": "teacher", "seed": 0} | judged(teacher, teacher, held_out, beside))
+    own, mixed = plan_of(learned, 1.0, seed), plan_of(learned, 0.5, seed)
+    arms = {
+        "hard labels": (corpus, HARD_LABELS),
+        "forward KL": (corpus, FORWARD),
+        "reverse KL": (corpus, REVERSE),
+        "GKD, share 0.5, JSD 0.5": (mixed, JENSEN),
+        "on-policy, reverse KL": (own, REVERSE),
+    }
+    if kind == "distilled" and seed == 0:  # slow, and once tells
+        arms["on-policy, teacher share 0.2"] = (replace(own, teacher_share=0.2), REVERSE)
+    seconds: dict[str, float] = {}
+    for name, (text, loss) in arms.items():
+        steps = round(TOKENS["arm"] / (ROWS * (LENGTH - 1)))
+        student, seconds[name], tokens = learned_by(start, marker, text, loss, RATES[kind], seed, steps)
+        figures = {"steps": steps, "seconds": seconds[name], "tokens": tokens}
+        keep({"start": kind, "arm": name, "seed": seed} | figures | judged(student, teacher, held_out, beside))
+    for name in ("hard labels", "forward KL") if kind == "distilled" else ():
+        more = round(steps * seconds["on-policy, reverse KL"] / seconds[name])
+        student, taken, tokens = learned_by(start, marker, *arms[name], RATES[kind], seed, more)
+        figures = {"steps": more, "seconds": taken, "tokens": tokens}
+        keep(
+            {"start": kind, "arm": f"{name}, same seconds", "seed": seed}
+            | figures
+            | judged(student, teacher, held_out, beside)
+        )
+
+
+def speeds() -> None:
+    """Written tokens a second: transformers' generate in the faster dtype, ours, and a whole training."""
+    teacher, learned, _, student = everything()
+    prompts, marker = prompts_of(learned, tokens=PROMPT, longest=PROMPT), LiveTeacher(teacher, size=SIZE)
+    beginnings = [prompts[number] for number in range(400) if prompts.sizes[number] == PROMPT][:64]
+    ids = torch.from_numpy(np.stack(beginnings))
+    for dtype in (torch.float32, torch.bfloat16):
+        writer = held_in(student, dtype).eval()
+
+        def plain(writer=writer) -> int:
+            out = writer.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=True, top_k=0, pad_token_id=1
+            )
+            return sum(int((row == 0).nonzero()[0]) + 1 if (row == 0).any() else NEW for row in out[:, PROMPT:])
+
+        def ours(writer=writer) -> int:
+            draws = np.random.default_rng(0).random((64, NEW), np.float32)
+            return sum(
+                map(len, complete(writer, beginnings, draws, sampling=Sampling(), ends=(0,), size=SIZE, rows=64))
+            )
+
+        for name, write in (("transformers' generate", plain), ("ours", ours)):
+            print(f"{name}, {dtype}: {median_speed(write):,.0f} tokens/s", flush=True)
+    for every in (1, 4):
+        plan = replace(plan_of(learned, 1.0, 0), rows=16, refresh_every=every)
+        steps = list(train(deepcopy(student), marker, plan, REVERSE, TrainingSettings(13, dtype=DTYPE)))[1:]
+        if every == 4:
+            steps = steps[3:11]  # two whole rounds
+        written, seconds = sum(step.written.tokens for step in steps), sum(step.seconds for step in steps)
+        share = sum(step.written.seconds for step in steps) / seconds
+        print(
+            f"on-policy, refresh_every {every}: {written / seconds:,.0f} written tokens/s, {share:.0%} of it writing",
+            flush=True,
+        )
+
+
+def median_speed(write, repeats: int = 5) -> float:
+    found = []
+    for _ in range(repeats + 1):
+        started = time.process_time()
+        with torch.no_grad():
+            count = write()
+        found.append(count / (time.process_time() - started))
+    return statistics.median(found[1:])
+
+
+def keep(result: dict) -> None:
+    print(json.dumps(result), flush=True)
+    with (OUT / "results.jsonl").open("a") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def table() -> None:
+    rows = [json.loads(line) for line in (OUT / "results.jsonl").read_text().splitlines()]
+    names = ("tokens", "seconds", "nats_per_token", "accuracy", "agreement", "kl_to_teacher", "reverse_kl_sampled", "teacher_nats_sampled",
+             "teacher_nats_greedy", "repetition")  # fmt: skip
+    print("| start | arm | n | " + " | ".join(names) + " |\n" + "| --- " * (3 + len(names)) + "|")
+    for key in dict.fromkeys((row["start"], row["arm"]) for row in rows):
+        some = [row for row in rows if (row["start"], row["arm"]) == key]
+        cells = []
+        for name in names:
+            values = [row[name] for row in some if name in row]
+            spread = (
+                f" ± {statistics.stdev(values):.3f}" if len(values) > 1 and name not in ("tokens", "seconds") else ""
+            )
+            digits = 0 if name in ("tokens", "seconds") else 3
+            cells.append(f"{statistics.mean(values):,.{digits}f}{spread}" if values else "")
+        print(f"| {key[0]} | {key[1]} | {len(some)} | " + " | ".join(cells) + " |")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    OUT.mkdir(parents=True, exist_ok=True)
+    match sys.argv[1:]:
+        case ["speed"]:
+            speeds()
+        case ["table"]:
+            table()
+        case [kind, *seeds]:
+            for seed in seeds:
+                run(kind, int(seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -69,6 +69,7 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
         console.print(
             f"time     about {_time(found.seconds_soft)} for {tokens:,} tokens with the teacher here"
             + (f", and {_time(found.seconds_hard)} for the control" if decoded.evaluation.control else "")
+            + ("; writing comes on top" if training.on_policy is not None else "")
         )
 
 

@@ -16,8 +16,8 @@ from potstill.recipe.kinds import (
     ScheduleTable,
     StudentTable,
 )
-from potstill.recipe.table import Layer, Share, Table, Text, mistake, needs
 from potstill.recipe.on_policy import OnPolicyTable, check_can_mark, check_on_policy
+from potstill.recipe.table import Layer, Share, Table, Text, mistake, needs
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
 

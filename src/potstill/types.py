@@ -10,11 +10,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+# In place of a layer's number: what goes into the first layer.
+EMBEDDINGS = -1
+
+# queries, keys, values: as projected, before rotary embeddings and norms. asked, offered: queries and keys as attention multiplies them,
+# the factor on their products in `asked`.
+AttentionPart = Literal["queries", "keys", "values", "asked", "offered"]
+AttentionKey = tuple[AttentionPart, int]
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,14 @@ class Batch:
     def weight(self) -> Float[Tensor, ""]:
         """The sum of all weights: what a summed loss is to be divided by."""
         return self.weights.sum()
+
+    @property
+    def contexts(self) -> Int[Tensor, " contexts"]:
+        """How many positions each context has, in reading order, padding left out."""
+        starts = self.positions == 0
+        starts[:, 0] = True
+        number = starts.flatten().cumsum(0)[(self.documents >= 0).flatten()]
+        return number.unique_consecutive(return_counts=True)[1]
 
     def rows(self, start: int, stop: int) -> Batch:
         """The rows [start, stop) alone."""
@@ -106,12 +122,14 @@ class Head:
 class HiddenStates:
     """What a forward pass gives: one row of the last hidden state a counted prediction. Logits exist for a chunk at a time.
 
-    layers  what some layers put out, by number, at every position that is not padding [positions, channels]
+    layers     what some layers put out, by number, at every position that is not padding [positions, channels]
+    attention  what the attention of some layers works with, at the same positions [positions, heads, channels]
     """
 
     rows: Float[Tensor, "predictions width"]
     head: Head
     layers: Mapping[int, Float[Tensor, "positions channels"]] = field(default_factory=dict)
+    attention: Mapping[AttentionKey, Float[Tensor, "positions heads channels"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,6 +139,7 @@ class DenseTargets:
     rows: Float[Tensor, "predictions width"]
     head: Head
     layers: Mapping[int, Float[Tensor, "positions channels"]] = field(default_factory=dict)
+    attention: Mapping[AttentionKey, Float[Tensor, "positions heads channels"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

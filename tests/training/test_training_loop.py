@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from potstill.errors import NotFiniteError, RunDirectoryError
-from potstill.losses import HARD_LABELS, ForwardKL, HiddenLoss, SoftLabelLoss
+from potstill.losses import HARD_LABELS, FeatureLoss, ForwardKL, HiddenLoss, SoftLabelLoss
 from potstill.models import hidden_states
 from potstill.teachers import FakeTeacher, LiveTeacher
 from potstill.training import Constant, Cosine, Linear, TrainingSettings, self_check, train
@@ -266,7 +266,12 @@ def test_hidden_states_change_nothing_about_how_a_step_is_split(micro_rows, new_
         student = new_student()
         teacher = LiveTeacher(new_student(seed=9), size=61, layers=hidden.teacher_layers)
         settings = TrainingSettings(steps=3, learning_rate=1e-2, micro_rows=rows)
-        found.append((list(train(student, teacher, text, MEASURE, settings, hidden=hidden)), weights_of(student)))
+        found.append(
+            (
+                list(train(student, teacher, text, MEASURE, settings, features=FeatureLoss((hidden,)))),
+                weights_of(student),
+            )
+        )
     (whole, weights), (parts, split) = found
     for one, other in zip(whole, parts, strict=True):
         assert other.loss == pytest.approx(one.loss, rel=1e-5)
@@ -285,7 +290,8 @@ def test_a_teacher_that_is_the_student_teaches_nothing_through_hidden_states(new
     marker = LiveTeacher(teacher, size=61, layers=(0, 1))
     settings = TrainingSettings(steps=1, learning_rate=1e-2)
     only_soft = SoftLabelLoss(ForwardKL(), alpha=1.0)
-    (step,) = train(student, marker, text, only_soft, settings, hidden=HiddenLoss(((0, 0), (1, 1))))
+    features = FeatureLoss((HiddenLoss(((0, 0), (1, 1))),))
+    (step,) = train(student, marker, text, only_soft, settings, features=features)
     assert step.loss == pytest.approx(0.0, abs=1e-5)
     assert step.gradient_norm < 1e-4
     assert before.keys() == weights_of(student).keys()

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data import TokenCorpus, ordered_batches
 from potstill.models import hidden_states
-from potstill.models.forward import device_of, evaluating
+from potstill.models.asking import device_of, evaluating
 
 _CHUNK = 256
 _POSITIONS = (8, 32, 128)

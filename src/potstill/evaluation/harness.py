@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.errors import DataError, MissingExtraError
-from potstill.models.forward import device_of, evaluating
+from potstill.models.asking import device_of, evaluating
 
 # Of what a task gives each question, the first of these is the score, unless another is asked for.
 _SCORES = ("acc_norm", "acc", "exact_match", "f1", "em")

@@ -27,7 +27,7 @@ from potstill.errors import DataError, ModelError, NotFiniteError, RunDirectoryE
 from potstill.losses import ForwardKL
 from potstill.losses.support import LOG_ZERO
 from potstill.models import Task, head_of, hidden_states, task_of
-from potstill.models.forward import device_of, evaluating
+from potstill.models.asking import device_of, evaluating
 from potstill.types import Batch, DenseTargets, Head, HiddenStates, SoftTargets, Teacher
 
 NUM_BINS = 15

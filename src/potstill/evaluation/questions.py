@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.errors import DataError
 from potstill.evaluation.harness import HarnessTask, task_scores
-from potstill.models.forward import device_of, evaluating
+from potstill.models.asking import device_of, evaluating
 
 Judging = Literal["exact", "choice", "regex", "python"]
 JUDGINGS: tuple[Judging, ...] = ("exact", "choice", "regex", "python")

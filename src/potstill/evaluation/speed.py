@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.models import task_of
-from potstill.models.forward import device_of, evaluating
+from potstill.models.asking import device_of, evaluating
 
 _REPEATS = 5
 

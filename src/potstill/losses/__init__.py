@@ -10,7 +10,11 @@ prediction. Out: a `Loss`, which is a sum.
 support.py      teacher and student over the same events, dense or sparse: the one place that knows the kinds of targets
 divergences.py  the formulas, two to six lines each, over (log p, log q)
 soft.py         temperature and the mixture with hard labels:  L = α·T²·D(p_T ‖ q_T) + (1-α)·CE(y, q)
-hidden.py       distances between what layers put out:  γ · (1 - cos), γ · MSE
+hidden.py       distances between what layers put out:  γ · (1 - cos), γ · MSE, γ · (1 - CKA)
+projection.py   from the student's width to the teacher's
+attention.py    distances between attention maps (TinyBERT), between relations (MiniLM)
+relations.py    how positions stand to each other, a chunk at a time
+features.py     FeatureLoss: these terms together, and their balance
 linear.py       from hidden states to the loss and its gradient, one chunk of logits at a time
 engine.py       chunk by chunk the matmuls, block by block the row mathematics
 by_hand.py      one block: head, temperature and both terms around the formulas of fused.py; the same through torch.compile
@@ -18,6 +22,7 @@ fused.py        gradients derived by hand and worked out in place: forward and r
 workspace.py    memory that is used again
 """
 
+from potstill.losses.attention import AttentionMapLoss, AttentionRelationLoss
 from potstill.losses.divergences import (
     DIVERGENCES,
     AlphaBeta,
@@ -29,8 +34,10 @@ from potstill.losses.divergences import (
     SkewReverseKL,
     TotalVariation,
 )
+from potstill.losses.features import FeatureLoss, FeatureTerm
 from potstill.losses.hidden import HiddenLoss
 from potstill.losses.linear import gradient_shares, linear_loss
+from potstill.losses.projection import Projection
 from potstill.losses.soft import HARD_LABELS, SoftLabelLoss
 from potstill.losses.support import shared_events
 from potstill.losses.workspace import Workspace
@@ -39,10 +46,15 @@ __all__ = [
     "DIVERGENCES",
     "HARD_LABELS",
     "AlphaBeta",
+    "AttentionMapLoss",
+    "AttentionRelationLoss",
     "Divergence",
+    "FeatureLoss",
+    "FeatureTerm",
     "ForwardKL",
     "HiddenLoss",
     "JensenShannon",
+    "Projection",
     "ReverseKL",
     "SkewForwardKL",
     "SkewReverseKL",

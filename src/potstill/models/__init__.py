@@ -14,7 +14,11 @@ that is the truth.
     forward.py    hidden_states, head_of            Batch -> HiddenStates; where each family keeps its scale and soft-cap
     tasks.py      task_of                           next token, hidden token, or class: what a model was made to predict
     layers.py     layers_of, without_layer          where the layers are, and how one is passed by
-    checks.py     check_head, check_packing         ask the model, don't trust the config
+    asking.py     device_of, evaluating             a model is asked and left as it was
+    listening.py  listening_to_layers, ..._attention  what layers put out and their attention works with, beside a forward pass
+    projections.py  projections_of                  which channels of which modules are the queries, keys and values
+    overhearing.py  overhearing                     what the attention multiplies
+    checks.py     check_head, check_packing, is_causal  ask the model, don't trust the config
     sizes.py      size_of -> Size, check_context    parameters and bytes; how long a text may be
     precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
     precision.py  holds_exactly, hold_in_           a frozen model in the dtype it is run in
@@ -22,7 +26,7 @@ that is the truth.
     save.py       save_model                        write beside, then rename
 """
 
-from potstill.models.checks import check_head, check_packing
+from potstill.models.checks import check_head, check_packing, few_tokens, is_causal
 from potstill.models.forward import head_of, hidden_states
 from potstill.models.layers import layers_of, layers_path, without_layer
 from potstill.models.load import load_model, load_shape, load_tokenizer
@@ -39,11 +43,13 @@ __all__ = [
     "check_packing",
     "classes_of",
     "faster_dtype",
+    "few_tokens",
     "head_layer",
     "head_of",
     "hidden_states",
     "hold_in_",
     "holds_exactly",
+    "is_causal",
     "layers_of",
     "layers_path",
     "load_model",

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError, NotFiniteError
-from potstill.models.forward import device_of, evaluating, head_of, hidden_states
+from potstill.models.asking import device_of, evaluating
+from potstill.models.forward import head_of, hidden_states
 from potstill.models.tasks import task_of
 from potstill.types import Batch
 
@@ -56,6 +57,24 @@ def check_head(model: PreTrainedModel) -> None:
             f"{type(model).__name__} is not causal: changing the last token changed predictions made before it; "
             "use a causal language model"
         )
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether no token is told of those behind it: asked of the model."""
+    tokens = few_tokens(model).inputs.repeat(2, 1)
+    tokens[1, -1] -= 1
+    with evaluating(model):
+        first, second = model.base_model(input_ids=tokens).last_hidden_state[:, :-1]
+    return _relative_error(first, second) <= _tolerance(model)
+
+
+def few_tokens(model: PreTrainedModel) -> Batch:
+    """One short text, the same for every model, for trying something."""
+    places = torch.arange(8, device=device_of(model))[None]
+    batch = _batch_of(places + _LEAST_TOKEN, places)
+    if task_of(model) == "classes":
+        batch.weights[:, :-1] = 0.0  # one prediction a text
+    return batch
 
 
 def check_packing(model: PreTrainedModel) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from potstill.models.layers import layers_of
+from potstill.models.listening import listening_to_attention, listening_to_layers
 from potstill.models.tasks import head_layer, task_of
-from potstill.types import Batch, Head, HiddenStates
+from potstill.types import AttentionKey, Batch, Head, HiddenStates
 
 # What a family calls the factor on its logits, and its exponent: Cohere multiplies, Granite divides, Falcon-H1 multiplies.
 _SCALES = {"logit_scale": 1, "logits_scaling": -1, "lm_head_multiplier": 1}
@@ -22,7 +20,12 @@ _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap")
 
 
 def hidden_states(
-    model: PreTrainedModel, batch: Batch, *, size: int | None = None, layers: Sequence[int] = ()
+    model: PreTrainedModel,
+    batch: Batch,
+    *,
+    size: int | None = None,
+    layers: Sequence[int] = (),
+    attention: Sequence[AttentionKey] = (),
 ) -> HiddenStates:
     """What the head makes logits of [predictions, width] at each counted prediction, in reading order, and the head for it.
 
@@ -32,15 +35,21 @@ def hidden_states(
     counted at its last token. With `size`, only the first so many tokens get a probability.
 
     `layers`: what these layers put out comes along, at every position that is not padding; of the last layer it is what the model
-    itself calls its last hidden state, behind the final norm.
+    itself calls its last hidden state, behind the final norm; -1 is what goes into the first layer.
+    `attention`: what the attention of layers works with comes along likewise.
     """
     head = head_of(model)
     if size is not None:
         head = head.sliced_to(size)
-    with _listening(model, layers) as heard:
+    with listening_to_layers(model, layers) as heard, listening_to_attention(model, attention) as attended:
         rows = _rows(model, batch)
     is_text = batch.documents >= 0
-    return HiddenStates(rows, head, {layer: states[is_text] for layer, states in heard.items()})
+    return HiddenStates(
+        rows,
+        head,
+        {layer: states[is_text] for layer, states in heard.items()},
+        {key: attended[key][is_text] for key in attention},
+    )
 
 
 def _rows(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -78,26 +87,6 @@ def _instead_of_logits(layer: nn.Linear) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-@contextmanager
-def _listening(model: PreTrainedModel, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """What layers put out, by number; filled when the model runs."""
-    heard: dict[int, Tensor] = {}
-    handles = []
-    modules = layers_of(model) if layers else []
-    for number in layers:
-        is_last = number == len(modules) - 1
-
-        def keep(_: nn.Module, _given: tuple, output: Any, number: int = number) -> None:
-            heard[number] = output if isinstance(output, Tensor) else output[0]
-
-        handles.append((model.base_model if is_last else modules[number]).register_forward_hook(keep))
-    try:
-        yield heard
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def head_of(model: PreTrainedModel) -> Head:
     """How the model turns what reaches its head into logits. The weight is the model's own, tied or not, not a copy.
 
@@ -127,21 +116,3 @@ def takes_positions(model: PreTrainedModel) -> bool:
     """Whether it is told where a token stands. ALiBi and state-space families know order from elsewhere; they can't be packed, and
     check_packing says so."""
     return "position_ids" in inspect.signature(model.base_model.forward).parameters
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's first parameter lives, which is where its inputs belong."""
-    return next(model.parameters()).device
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """No dropout and no gradient; afterwards every module is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training

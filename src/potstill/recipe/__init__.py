@@ -11,12 +11,14 @@ kinds.py     the choices: of student, divergence, schedule
 searched.py  the student that is searched for, its bars and limits
 table.py     what all tables share
 on_policy.py [training.on_policy]: the student's own text
+features.py  what is compared beside the labels
 decode.py    the file and `--set`; refuses what can't be meant
 mistakes.py  why a recipe was rejected, in sentences
 toml.py      the resolved recipe as TOML, and the JSON schema
 demo.py      the recipe of `potstill demo`, as long as this machine makes in its time
 starters.py  recipes to start from (starters/*.toml)
 build.py     tables -> objects
+comparing.py what is compared beside the labels -> the loss, tried on a few tokens
 text.py      [data] -> the tokenised text, learned and held out
 labelling.py a recipe -> what `potstill label` does
 job.py       a whole recipe -> a job in its run directory, everything checked

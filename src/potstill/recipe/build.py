@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from potstill.data import TextBatches, TokenCorpus
-    from potstill.losses import HiddenLoss, SoftLabelLoss
+    from potstill.losses import SoftLabelLoss
     from potstill.models import Task
     from potstill.students import Importance, Shape
     from potstill.training import Schedule, TrainingSettings
@@ -39,41 +39,6 @@ def build_measure(loss: LossTable) -> SoftLabelLoss:
 
     settings = loss.divergence.model_dump(exclude={"kind"})
     return SoftLabelLoss(DIVERGENCES[loss.divergence.kind](**settings), loss.temperature, loss.alpha)
-
-
-def build_hidden(
-    loss: LossTable, teacher: PreTrainedModel, student: PreTrainedModel, lineage: Lineage | None
-) -> HiddenLoss | None:
-    """What [loss.hidden] adds. RecipeError where the two models haven't got such layers, or one width."""
-    from potstill.losses import HiddenLoss
-    from potstill.students import layers_to_imitate
-
-    if loss.hidden is None:
-        return None
-    ours, theirs = student.config.num_hidden_layers, teacher.config.num_hidden_layers
-    match loss.hidden.layers:
-        case "last":
-            pairs: tuple[tuple[int, int], ...] = ((ours - 1, theirs - 1),)
-        case "lineage":
-            if lineage is None:
-                raise RecipeError(
-                    'loss.hidden.layers = "lineage" needs a student whose layers are its teacher\'s (student.kind = "copy_layers" or '
-                    '"prune"): say "last", or pairs of layers'
-                )
-            pairs = layers_to_imitate(lineage, theirs)
-        case listed:
-            pairs = listed
-    for one, other in pairs:
-        if one >= ours or other >= theirs:
-            raise RecipeError(
-                f"loss.hidden.layers: [{one}, {other}] are no layers of a student of {ours} and a teacher of {theirs} layers (from 0)"
-            )
-    if student.config.hidden_size != teacher.config.hidden_size:
-        raise RecipeError(
-            f"loss.hidden compares hidden states of width {student.config.hidden_size} (student) and {teacher.config.hidden_size} "
-            "(teacher): leave it out, or keep the teacher's width"
-        )
-    return HiddenLoss(pairs, loss.hidden.weight, loss.hidden.kind)
 
 
 def build_schedule(schedule: CosineTable | LinearTable | ConstantTable) -> Schedule:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from potstill.errors import RecipeError
 from potstill.recipe.build import (
     build_correction,
-    build_hidden,
     build_importance,
     build_learner,
     build_measure,
@@ -18,6 +17,7 @@ from potstill.recipe.build import (
     build_student,
     num_steps,
 )
+from potstill.recipe.comparing import build_features
 from potstill.recipe.kinds import ModelStudent
 from potstill.recipe.on_policy import build_on_policy
 from potstill.recipe.schema import Recipe
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from potstill.data import TokenCorpus
-    from potstill.losses import HiddenLoss, SoftLabelLoss
+    from potstill.losses import FeatureLoss, SoftLabelLoss
     from potstill.runs import Job, RunFolder
     from potstill.students import Importance
     from potstill.teachers import LiveTeacher
@@ -72,7 +72,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     batches, held_out = learned_and_held_out(recipe, task_of(model), tokenizer, corpus)
     training = recipe.training
     importance, lineage = _importance(recipe, folder, model, batches.corpus, say)
-    hidden = build_hidden(recipe.loss, model, student, lineage)
+    features = build_features(recipe.loss, model, student, lineage)
     dtype = _dtype(recipe, folder, faster_dtype)
     hold_in_(model, dtype)
     on_policy = build_on_policy(training.on_policy, batches, student, tokenizer, size=size)
@@ -81,14 +81,14 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     live, measure = LiveTeacher(model, size=size), build_measure(recipe.loss)
     job = Job(
         teacher=live,
-        marker=_marker(recipe, out, live, batches.corpus, measure, hidden, identity),
+        marker=_marker(recipe, out, live, batches.corpus, measure, features, identity),
         tokenizer=tokenizer,
         new_student=lambda: build_learner(recipe, model, importance),
         batches=batches,
         on_policy=on_policy,
         held_out=held_out,
         measure=measure,
-        hidden=hidden,
+        features=features,
         correction=build_correction(recipe, dtype=dtype),
         masking=batches.masking if isinstance(batches, MaskedBatches) else None,
         settings=build_settings(training, steps=steps, dtype=dtype),
@@ -124,7 +124,7 @@ def _marker(
     live: LiveTeacher,
     corpus: TokenCorpus,
     measure: SoftLabelLoss,
-    hidden: HiddenLoss | None,
+    features: FeatureLoss | None,
     identity: dict[str, str],
 ) -> Teacher:
     """The teacher itself, or what it said of this corpus, where the recipe has that stored."""
@@ -133,9 +133,14 @@ def _marker(
     from potstill.teachers import LiveTeacher, StoredTeacher
 
     if recipe.teacher.kind == "live":
-        return live if hidden is None else LiveTeacher(live.model, size=live.num_tokens, layers=hidden.teacher_layers)
-    if hidden is not None:
-        raise RecipeError('stored labels have no hidden states: set teacher.kind = "live", or leave loss.hidden out')
+        if features is None:
+            return live
+        layers, attention = features.teacher_layers, features.teacher_attention
+        return LiveTeacher(live.model, size=live.num_tokens, layers=layers, attention=attention)
+    if features is not None:
+        raise RecipeError(
+            f'stored labels have no hidden states: set teacher.kind = "live", or leave {" and ".join(recipe.loss.features)} out'
+        )
     if task_of(live.model) != "causal":
         raise RecipeError('labels are stored for causal language models alone: set teacher.kind = "live"')
     store = open_store(recipe, out)

@@ -1,6 +1,7 @@
 """What a recipe can say: one frozen class a TOML table, each setting with its default, range and unit.
 
-The choices by `kind` are in kinds.py. The two import pydantic and nothing else, so a recipe is refused before anything heavy is loaded.
+The choices by `kind` are in kinds.py, what is compared beside labels is in features.py.
+They import pydantic and nothing else, so a recipe is refused before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from potstill.recipe.features import AttentionTable, BalanceTable, EmbeddingsTable, HiddenTable
 from potstill.recipe.kinds import (
     CosineTable,
     DivergenceTable,
@@ -117,21 +119,6 @@ class DataTable(Table):
         return self
 
 
-class HiddenTable(Table):
-    """What is added to the loss where hidden states are to be the teacher's: weight · a distance, a position."""
-
-    kind: Literal["cosine", "mse"] = "cosine"
-    """cosine: 1 - cos. mse: the mean square of the difference."""
-    weight: Annotated[float, Field(gt=0.0)] = 1.0
-    """Beside the loss of the labels, whose weight is 1."""
-    layers: Annotated[
-        Literal["last", "lineage"]
-        | Annotated[tuple[Annotated[tuple[Layer, Layer], Field(strict=False)], ...], Field(strict=False, min_length=1)],
-        needs('"last", "lineage", or pairs as [[0, 1], [2, 5]] of layers of student and teacher (from 0)'),
-    ] = "last"
-    """last: the last of both. lineage: each student layer and the last of those it stands for. Or pairs [student, teacher]."""
-
-
 class LossTable(Table):
     """How disagreement is measured: L = alpha·T²·D(teacher_T, student_T) + (1 - alpha)·CE(text, student)."""
 
@@ -142,7 +129,28 @@ class LossTable(Table):
     alpha: Share = 1.0
     """Share of the soft labels: 1 = the teacher alone, 0 = the text alone."""
     hidden: HiddenTable | None = None
-    """Hidden states beside the labels; left out: labels alone. The teacher must be live, and as wide as the student."""
+    """Hidden states beside the labels; left out: labels alone. The teacher must be live."""
+    embeddings: EmbeddingsTable | None = None
+    """Embeddings beside the labels, likewise."""
+    attention: AttentionTable | None = None
+    """Attention beside the labels, likewise."""
+    balance: BalanceTable = BalanceTable()
+    """Of these three with the labels."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What is compared beside the labels, as it stands in the recipe."""
+        tables = {"hidden": self.hidden, "embeddings": self.embeddings, "attention": self.attention}
+        return tuple(f"loss.{name}" for name, table in tables.items() if table is not None)
+
+    @model_validator(mode="after")
+    def _balance_something(self) -> LossTable:
+        if self.balance.kind == "dynamic" and not self.features:
+            raise mistake(
+                'balance.kind = "dynamic" scales `hidden`, `embeddings` and `attention`, and there is none of them: add one, or leave '
+                "balance out"
+            )
+        return self
 
 
 class LoraTable(Table):

@@ -105,10 +105,10 @@ def _checked(recipe: Recipe, out: Path) -> SearchedStudent:
             f'`potstill compress` looks for the student, and this recipe has one (student.kind = "{wanted.kind}"): run it with '
             '`potstill distill`, or set student.kind = "search"'
         )
-    if recipe.teacher.kind == "stored" or recipe.teacher.correction is not None or recipe.loss.hidden is not None:
+    if recipe.teacher.kind == "stored" or recipe.teacher.correction is not None or recipe.loss.features:
         raise RecipeError(
-            "a search stores the teacher's labels itself, and learns from them alone: leave teacher.kind, teacher.correction and "
-            "loss.hidden out"
+            "a search stores the teacher's labels itself, and learns from them alone: leave teacher.kind, teacher.correction, "
+            "loss.hidden, loss.embeddings and loss.attention out"
         )
     check_is_apart(recipe.data, out)
     return wanted

@@ -111,7 +111,7 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
     steps = job.settings.steps
     if job.correction is not None:
         yield Arm(CORRECTED, HARD_LABELS, job.correction.steps)
-    yield Arm(STUDENT, job.measure, steps, job.hidden)
+    yield Arm(STUDENT, job.measure, steps, job.features)
     if job.control:
         yield Arm("hard_labels", HARD_LABELS, _steps_of_same_tokens(job, folder))
     if job.control and job.same_time:
@@ -145,7 +145,7 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     checkpoints = folder.of_arm(arm.name) / "checkpoints"
     is_correction = arm.name == CORRECTED
     student = deepcopy(job.teacher.model).float().requires_grad_(True) if is_correction else job.new_student()
-    marker = _marker(job, folder) if arm.measure.needs_teacher or arm.hidden is not None else job.marker
+    marker = _marker(job, folder) if arm.measure.needs_teacher or arm.features is not None else job.marker
     if isinstance(marker, StoredTeacher) or (
         job.correction is not None and not is_correction
     ):  # the marker needs the room
@@ -154,7 +154,7 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     settings = replace(settings, steps=arm.steps)
     text = job.on_policy if arm.name == STUDENT and job.on_policy is not None else job.batches
     with folder.logging_steps(arm.name, newest_step(checkpoints)) as log:
-        for step in train(student, marker, text, arm.measure, settings, folder=checkpoints, hidden=arm.hidden):
+        for step in train(student, marker, text, arm.measure, settings, folder=checkpoints, features=arm.features):
             log.write(line_of(step))
             log.flush()
             yield step
@@ -168,8 +168,8 @@ def _marker(job: Job, folder: RunFolder) -> Teacher:
     if job.correction is None:
         return job.marker
     corrected = load_model(folder.of_arm(CORRECTED) / "student", dtype=job.teacher.model.dtype)
-    layers = () if job.hidden is None else job.hidden.teacher_layers
-    return LiveTeacher(on_this_device(corrected), size=job.teacher.num_tokens, layers=layers)
+    layers, attention = ((), ()) if (found := job.features) is None else (found.teacher_layers, found.teacher_attention)
+    return LiveTeacher(on_this_device(corrected), size=job.teacher.num_tokens, layers=layers, attention=attention)
 
 
 def _is_trained(folder: RunFolder, arm: Arm) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data import Masking, TextBatches, TokenCorpus
-from potstill.losses import HiddenLoss, SoftLabelLoss
+from potstill.losses import FeatureLoss, SoftLabelLoss
 from potstill.teachers import LiveTeacher
 from potstill.training import OnPolicy, TrainingSettings
 from potstill.types import Teacher
@@ -29,7 +29,7 @@ class Job:
     untouched    also score the student as it was
     speed        also time teacher and student
     trackers     where steps are logged besides the folder
-    hidden       what hidden states add to the loss of the distilled student
+    features     what hidden states and attention add to the loss of the distilled student
     on_policy    what the distilled student writes itself to learn from, beside `batches` or instead; None: it learns from these alone
     correction   how a copy of the teacher first learns the text from hard labels, and then marks in its place; None: it doesn't
     masking      what is hidden of held-out text, for masked language models
@@ -49,7 +49,7 @@ class Job:
     untouched: bool = True
     speed: bool = True
     trackers: tuple[str, ...] = ()
-    hidden: HiddenLoss | None = None
+    features: FeatureLoss | None = None
     masking: Masking | None = None
     correction: TrainingSettings | None = None
     on_policy: OnPolicy | None = None
@@ -57,9 +57,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Arm:
-    """One student of a run: its name in the folder, what it learns by (labels, hidden states), for how many steps."""
+    """One student of a run: its name in the folder, what it learns by (labels, features), for how many steps."""
 
     name: str
     measure: SoftLabelLoss
     steps: int
-    hidden: HiddenLoss | None = None
+    features: FeatureLoss | None = None

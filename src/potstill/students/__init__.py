@@ -8,7 +8,7 @@ Each student is built from its own configuration, so plain `from_pretrained` rel
 
     copy_layers.py  copy_layers                        some of the teacher's layers and all the rest of it
     choices.py      choose_layers                      which: at even distances, from the ends, by importance one by one or as a run
-    choices.py      layers_to_imitate                  whose hidden state each student layer is to have
+    choices.py      layers_to_imitate, ends_of_blocks, last_layers  whose hidden state each student layer is to have
     merging.py      merge_key_value_heads              fewer key-value heads, each the mean of neighbours
     prune.py        prune, Shape                       the most important layers, neurons, heads, channels
     importance.py   measure_importance -> Importance   how much each of them matters
@@ -24,8 +24,10 @@ from potstill.students.anatomy import Axis, AxisName, axis_of
 from potstill.students.choices import (
     LayerChoice,
     choose_layers,
+    ends_of_blocks,
     evenly_spaced,
     first_and_last,
+    last_layers,
     layers_to_imitate,
     least_influential,
     least_missed,
@@ -63,10 +65,12 @@ __all__ = [
     "choose_layers",
     "copy_layers",
     "cuttable_axes",
+    "ends_of_blocks",
     "evenly_spaced",
     "first_and_last",
     "fresh",
     "largest_shape",
+    "last_layers",
     "layers_to_imitate",
     "least_influential",
     "least_missed",

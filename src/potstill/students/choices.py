@@ -90,6 +90,21 @@ def layers_to_imitate(lineage: Lineage, num_teacher_layers: int) -> tuple[tuple[
     return tuple((place, max(layer, end)) for place, (layer, end) in enumerate(zip(lineage.layers, ends, strict=True)))
 
 
+def ends_of_blocks(num_student_layers: int, num_teacher_layers: int) -> tuple[tuple[int, int], ...]:
+    """(student layer, teacher layer) such that each student layer has the last of a block of teacher layers, all about as long.
+
+    TinyBERT's g(m) = m · teacher / student: 4 of 12 have (0, 2), (1, 5), (2, 8), (3, 11).
+    """
+    _check_count(num_teacher_layers, num_student_layers)
+    ours, theirs = num_student_layers, num_teacher_layers
+    return tuple((m - 1, (2 * m * theirs + ours) // (2 * ours) - 1) for m in range(1, ours + 1))
+
+
+def last_layers(count: int, num_student_layers: int, num_teacher_layers: int) -> tuple[tuple[int, int], ...]:
+    """(student layer, teacher layer) of the last `count` of both, in order."""
+    return tuple((num_student_layers - k, num_teacher_layers - k) for k in range(count, 0, -1))
+
+
 def _check_count(num_teacher_layers: int, num_student_layers: int) -> None:
     if not 0 < num_student_layers <= num_teacher_layers:
         raise ModelError(

@@ -26,7 +26,7 @@ from potstill.data import TokenCorpus, check_learnable, ordered_batches
 from potstill.errors import ModelError
 from potstill.losses import HARD_LABELS, linear_loss
 from potstill.models import hidden_states
-from potstill.models.forward import device_of, evaluating
+from potstill.models.asking import device_of, evaluating
 from potstill.models.layers import layers_of, without_layer
 from potstill.students.anatomy import AXES, Axis, AxisName, axis_of, layer_of, norms_over
 

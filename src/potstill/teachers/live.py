@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError, NotFiniteError
-from potstill.models.forward import device_of, head_of, hidden_states
-from potstill.types import Batch, DenseTargets, HiddenStates
+from potstill.models.asking import device_of
+from potstill.models.forward import head_of, hidden_states
+from potstill.types import AttentionKey, Batch, DenseTargets, HiddenStates
 
 _CHUNK = 256
 
@@ -21,14 +22,16 @@ class LiveTeacher:
     It freezes the model it is given in place: a student that is the same object could not learn.
     """
 
-    def __init__(self, model: PreTrainedModel, *, size: int, layers: Sequence[int] = ()) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, size: int, layers: Sequence[int] = (), attention: Sequence[AttentionKey] = ()
+    ) -> None:
         """`size` is the number of tokens that get a probability, at most the rows of the model's head (ModelError); what `layers` put
-        out comes with the targets."""
+        out and their `attention` works with comes with the targets."""
         head = head_of(model)
         if not 0 < size <= len(head.weight):
             raise ModelError(f"the teacher's head has {len(head.weight)} rows, so it can't mark {size} tokens")
         self.model = model.requires_grad_(False).eval()
-        self.num_tokens, self.layers = size, tuple(layers)
+        self.num_tokens, self.layers, self.attention = size, tuple(layers), tuple(attention)
         # By Cauchy-Schwarz no logit exceeds this times the longest hidden state, so one number a batch shows that all
         # logits are finite. NaN and infinity in the weights make it NaN or infinite.
         weight = head.weight[:size]
@@ -44,9 +47,11 @@ class LiveTeacher:
         """
         batch = batch.to(device_of(self.model))
         with torch.no_grad():
-            states = hidden_states(self.model, batch, size=self.num_tokens, layers=self.layers)
+            states = hidden_states(
+                self.model, batch, size=self.num_tokens, layers=self.layers, attention=self.attention
+            )
             self._check_is_finite(states, batch)
-        return DenseTargets(states.rows, states.head, states.layers)
+        return DenseTargets(states.rows, states.head, states.layers, states.attention)
 
     def _check_is_finite(self, states: HiddenStates, batch: Batch) -> None:
         if len(states.rows) == 0:

@@ -84,7 +84,10 @@ def on_device(targets: SoftTargets, device: torch.device) -> SoftTargets:
     head = targets.head
     bias = None if head.bias is None else head.bias.to(device)
     layers = {layer: states.to(device) for layer, states in targets.layers.items()}
-    return DenseTargets(targets.rows.to(device), replace(head, weight=head.weight.to(device), bias=bias), layers)
+    attention = {key: states.to(device) for key, states in targets.attention.items()}
+    return DenseTargets(
+        targets.rows.to(device), replace(head, weight=head.weight.to(device), bias=bias), layers, attention
+    )
 
 
 def check_serves(store: Store, measure: SoftLabelLoss) -> None:

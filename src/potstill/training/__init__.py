@@ -7,6 +7,7 @@ Out: a `Step` after each optimizer step; the caller logs, evaluates, saves or st
         print(step.index, step.loss)
 
 loop.py        the loop, on Accelerate: one screen
+features.py    what is learned beside the student where features are compared; shares of the gradient
 schedule.py    learning rate over the steps: Cosine, Linear, Constant, WarmupStableDecay
 classifiers.py train_classifier: any torch classifier, images and all
 on_policy.py   OnPolicy: text that the student writes as it learns, beside the corpus

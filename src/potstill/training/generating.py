@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.models.forward import device_of, evaluating, head_of, takes_positions
+from potstill.models.asking import device_of, evaluating
+from potstill.models.forward import head_of, takes_positions
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import DataError, NotFiniteError
-from potstill.losses import HiddenLoss, SoftLabelLoss, Workspace, linear_loss
+from potstill.losses import FeatureLoss, SoftLabelLoss, Workspace, linear_loss
 from potstill.models import hidden_states
 from potstill.teachers import StoredTeacher, on_device
 from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
+from potstill.training.features import Features, GradientShares, Terms, first_input, shares_of
 from potstill.training.on_policy import OnPolicy, Written, begin_writing
 from potstill.training.schedule import Cosine, Schedule
-from potstill.types import Batch, DenseTargets, SoftTargets, Teacher
+from potstill.types import Batch, SoftTargets, Teacher
 
 
 @runtime_checkable
@@ -68,6 +69,8 @@ class Step:
     seconds        it took, checkpoint writing not counted
     gradient_norm  before clipping
     written        of a step that read what the student wrote: how much that was
+    shares         of the gradient, by its length at what goes into the first layer: the labels' and each feature's; in the steps in
+                   which it was measured
     """
 
     index: int
@@ -79,6 +82,7 @@ class Step:
     tokens: int
     seconds: float
     written: Written | None = None
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -89,9 +93,9 @@ def train(
     settings: TrainingSettings,
     *,
     folder: Path | None = None,
-    hidden: HiddenLoss | None = None,
+    features: FeatureLoss | None = None,
 ) -> Iterator[Step]:
-    """Train the student in place, yielding after each optimizer step. `hidden` is added to the loss of the labels.
+    """Train the student in place, yielding after each optimizer step. `features` are added to the loss of the labels.
 
     Batches of a kind `OnPolicy` are the student's own text, written as it learns.
 
@@ -106,11 +110,15 @@ def train(
         student.activation_checkpointing_enable({"use_reentrant": False})
     size = teacher.num_tokens if teacher is not None else None
     student.to(accelerator.device)
-    optimizer = adamw(student, settings)
+    beside = None if features is None else Features(features).to(accelerator.device)
+    learning: nn.Module = student
+    if beside is not None and beside.has_state:
+        learning = nn.ModuleDict({"student": student, "features": beside})
+    optimizer = adamw(learning, settings)
     newest = None if folder is None else newest_checkpoint(folder)
-    done = 0 if newest is None else load_checkpoint_(newest, student, optimizer)
-    asked = teacher if measure.needs_teacher or hidden is not None else None
-    objective = accelerator.prepare_model(_Objective(student, measure, hidden, size, compiled=settings.compile_loss))
+    done = 0 if newest is None else load_checkpoint_(newest, learning, optimizer)
+    asked = teacher if measure.needs_teacher or features is not None else None
+    objective = accelerator.prepare_model(_Objective(student, measure, beside, size, compiled=settings.compile_loss))
     own, text = None, batches
     if isinstance(text, OnPolicy):
         kept = None if newest is None else load_written(newest)
@@ -124,15 +132,20 @@ def train(
         rate = settings.learning_rate * settings.schedule.factor(index, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        means = _gradient_of_step(accelerator, objective, asked, batch, parts, settings, hidden)
-        norm = float(accelerator.clip_grad_norm_(student.parameters(), settings.max_gradient_norm) or 0.0)
+        if beside is not None and beside.needs_first_look:
+            with torch.no_grad():
+                _pass(accelerator, objective, asked, batch, parts, settings, beside, None)
+        shares = GradientShares() if beside is not None and beside.is_share_due(index + 1) else None
+        means = _pass(accelerator, objective, asked, batch, parts, settings, beside, shares)
+        norm = float(accelerator.clip_grad_norm_(learning.parameters(), settings.max_gradient_norm) or 0.0)
         refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         written = None if own is None else own.of_step(index)
-        step = _step(index + 1, means, batch, rate, norm, started, written)
+        found = {} if shares is None else shares_of(_over_processes(accelerator, shares.squares()))
+        step = replace(_step(index + 1, means, batch, rate, norm, started), written=written, shares=found)
         if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
-            save_checkpoint(folder, step.index, student, optimizer, written=None if own is None else own.state())
+            save_checkpoint(folder, step.index, learning, optimizer, written=None if own is None else own.state())
         yield step
 
 
@@ -175,47 +188,51 @@ class _Objective(nn.Module):
         self,
         student: PreTrainedModel,
         measure: SoftLabelLoss,
-        hidden: HiddenLoss | None,
+        features: Features | None,
         size: int | None,
         *,
         compiled: bool,
     ) -> None:
         super().__init__()
-        self.student, self.measure, self.hidden, self.size, self.compiled = student, measure, hidden, size, compiled
+        self.student, self.measure, self.features, self.size, self.compiled = student, measure, features, size, compiled
         self.workspace = Workspace()
 
-    def forward(self, batch: Batch, targets: SoftTargets | None) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
-        """(sum over predictions, sum over positions of what hidden states add, parts of the first)."""
-        wanted = () if self.hidden is None else self.hidden.student_layers
-        states = hidden_states(self.student, batch, size=self.size, layers=wanted)
+    def forward(
+        self, batch: Batch, targets: SoftTargets | None, with_first_input: bool
+    ) -> tuple[Tensor, Terms, dict[str, Tensor], list[Tensor]]:
+        """(sum over predictions, each feature's sum over positions, parts of the first, what goes into the first layer if asked for)."""
+        added = None if self.features is None else self.features.measure
+        layers, attention = ((), ()) if added is None else (added.student_layers, added.student_attention)
+        with first_input(self.student, wanted=with_first_input) as anchor:
+            states = hidden_states(self.student, batch, size=self.size, layers=layers, attention=attention)
         counted = batch.counted
         tokens, weights = batch.targets[counted], batch.weights[counted]
         labels = targets if self.measure.needs_teacher else None
         loss = linear_loss(
             states, labels, tokens, weights, self.measure, workspace=self.workspace, compiled=self.compiled
         )
-        added = None
-        if self.hidden is not None:
-            theirs = targets.layers if isinstance(targets, DenseTargets) else {}
-            added = self.hidden(states.layers, theirs).sum()
-        return loss.total, added, dict(loss.parts)
+        terms = {} if self.features is None else self.features.sums(states, targets, batch.contexts)
+        return loss.total, terms, dict(loss.parts), anchor
 
 
-def _gradient_of_step(
+def _pass(
     accelerator: Accelerator,
     objective: nn.Module,
     teacher: Teacher | None,
     batch: Batch,
     parts_of_step: list[tuple[Batch, SoftTargets | None]],
     settings: TrainingSettings,
-    hidden: HiddenLoss | None,
+    features: Features | None,
+    shares: GradientShares | None,
 ) -> dict[str, Float[Tensor, ""]]:
-    """Accumulate the gradient of the step's mean loss; the means of the loss and its parts over all processes."""
+    """Accumulate the gradient of the step's mean loss, unless there is none to be had; the means of the loss and its parts over all
+    processes. Features are balanced anew by what is found."""
     world = accelerator.num_processes
     weight = batch.weight.clamp_min(torch.finfo(batch.weights.dtype).tiny).item()
     positions = max(1, int((batch.documents >= 0).sum()))
     means: dict[str, Tensor] = {}
     device = accelerator.device.type
+    factors = {} if features is None else features.weights()
     for number, (micro, targets) in enumerate(parts_of_step):
         micro = micro.to(accelerator.device)
         is_last = number == len(parts_of_step) - 1
@@ -223,20 +240,32 @@ def _gradient_of_step(
             if targets is None and teacher is not None:
                 targets = teacher.label(micro)
             with _sync(accelerator, objective, is_last):
-                total, added, parts = objective(
-                    micro, None if targets is None else on_device(targets, accelerator.device)
+                total, terms, parts, anchor = objective(
+                    micro, None if targets is None else on_device(targets, accelerator.device), shares is not None
                 )
-                found = {name: value / weight for name, value in {"loss": total, **parts}.items()}
-                if hidden is not None:
-                    found["hidden"] = added / positions
-                    found["loss"] = found["loss"] + hidden.weight * found["hidden"]
-                # Wrappers average the gradient over processes; the weight of the step is already everybody's.
-                accelerator.backward(found["loss"] * world)
+                found = {name: value / weight for name, value in {"loss": total, "labels": total, **parts}.items()}
+                found |= {name: value / positions for name, value in terms.items()}
+                weighted = {name: factors[name] * found[name] for name in terms}
+                found["loss"] = sum(weighted.values(), found["labels"])
+                if shares is not None:
+                    shares.add({name: value * world for name, value in weighted.items()}, anchor[0])
+                if torch.is_grad_enabled():
+                    # Wrappers average the gradient over processes; the weight of the step is already everybody's.
+                    accelerator.backward(found["loss"] * world)
         for name, value in found.items():
             means[name] = means.get(name, torch.zeros((), device=value.device)) + value.detach()
-    if world > 1:
-        means = {name: accelerator.reduce(value, reduction="sum") for name, value in means.items()}  # type: ignore[misc]
+    means = _over_processes(accelerator, means)
+    labels = means.pop("labels")
+    if features is not None:
+        features.balance_(labels, means)
     return means
+
+
+def _over_processes(accelerator: Accelerator, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The sums over all processes."""
+    if accelerator.num_processes == 1:
+        return sums
+    return {name: accelerator.reduce(value, reduction="sum") for name, value in sums.items()}  # type: ignore[misc]
 
 
 def _sync(accelerator: Accelerator, objective: nn.Module, is_last: bool) -> AbstractContextManager[None]:
@@ -263,12 +292,11 @@ def _step(
     rate: float,
     gradient_norm: float,
     started: float,
-    written: Written | None,
 ) -> Step:
     parts = {name: value.item() for name, value in means.items() if name != "loss"}
     weight = batch.weight.item()
     seconds = time.perf_counter() - started
-    return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, batch.inputs.numel(), seconds, written)
+    return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, batch.inputs.numel(), seconds)
 
 
 def refuse_not_finite(index: int, loss: float, gradient_norm: float, rate: float) -> None:

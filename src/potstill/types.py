@@ -129,7 +129,7 @@ class HiddenStates:
     rows: Float[Tensor, "predictions width"]
     head: Head
     layers: Mapping[int, Float[Tensor, "positions channels"]] = field(default_factory=dict)
-    attention: Mapping[AttentionKey, Float[Tensor, "positions heads channels"]] = field(default_factory=dict)
+    attention: Mapping[AttentionKey, Float[Tensor, "positions _ _"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class DenseTargets:
     rows: Float[Tensor, "predictions width"]
     head: Head
     layers: Mapping[int, Float[Tensor, "positions channels"]] = field(default_factory=dict)
-    attention: Mapping[AttentionKey, Float[Tensor, "positions heads channels"]] = field(default_factory=dict)
+    attention: Mapping[AttentionKey, Float[Tensor, "positions _ _"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,7 @@ def page(found: dict, wanted: argparse.Namespace) -> str:
             *lines,
             "In brackets 95 % intervals from a bootstrap over documents, of means over seeds; differences are paired by document. "
             "Seconds are of processor time. The share of the gradient is that of what is added, at the first layer's input, in steps 1, "
-            f"{1 + EVERY}, {1 + 2 * EVERY}.",
+            f"{1 + EVERY}, {1 + 2 * EVERY} and so on.",
             "",
         ]
     )

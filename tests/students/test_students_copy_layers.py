@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from potstill.errors import ModelError
 from potstill.models import check_head, check_packing, hidden_states, save_model
-from potstill.students import copy_layers, evenly_spaced, first_and_last
+from potstill.students import copy_layers, ends_of_blocks, evenly_spaced, first_and_last, last_layers
 
 KEPT = [(0, 3), (0, 1, 3), (2,), (0, 1, 2, 3)]
 ROWS = [[3, 9, 27, 20, 60, 58, 11, 12], [52, 34, 41, 1, 3, 9, 5, 5]]
@@ -166,3 +166,12 @@ def layer_list(model) -> torch.nn.ModuleList:
 def give_back_the_input(module, arguments, settings, output):
     states = arguments[0] if arguments else settings["hidden_states"]
     return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+def test_whom_each_layer_imitates():
+    assert ends_of_blocks(4, 12) == ((0, 2), (1, 5), (2, 8), (3, 11))  # TinyBERT's g(m) = 3 m, from 0
+    assert ends_of_blocks(2, 5) == ((0, 2), (1, 4))
+    assert ends_of_blocks(3, 3) == ((0, 0), (1, 1), (2, 2))
+    assert last_layers(2, 3, 6) == ((1, 4), (2, 5))
+    with pytest.raises(ModelError):
+        ends_of_blocks(7, 6)

@@ -101,7 +101,9 @@ def _found(model: PreTrainedModel) -> Projections:
     # Where the model has norms over queries and keys, only values say how the channels lie.
     has_norms = any("norm" in type(one).__name__.lower() for one in _parent(layer, modules[0]).modules())
     seen: dict[AttentionPart, AttentionPart] = {"queries": "asked", "keys": "offered", "values": "values"}
-    wanted: dict[AttentionPart, Tensor] = {part: attended[key, 0][0] for part, key in seen.items()}  # [width, heads, channels]
+    wanted: dict[AttentionPart, Tensor] = {
+        part: attended[key, 0][0] for part, key in seen.items()
+    }  # [width, heads, channels]
     for places in _candidates(modules, outputs, wanted):
         found = {part: places[part].of_output(outputs[places[part].module])[0] for part in _PARTS}
         compared = ("values",) if has_norms else _PARTS

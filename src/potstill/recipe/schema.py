@@ -19,7 +19,7 @@ from potstill.recipe.kinds import (
     StudentTable,
 )
 from potstill.recipe.on_policy import OnPolicyTable, check_can_mark, check_on_policy
-from potstill.recipe.table import Layer, Share, Table, Text, mistake, needs
+from potstill.recipe.table import Share, Table, Text, mistake, needs
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
 

@@ -9,7 +9,19 @@ from pathlib import Path
 from potstill.errors import RecipeError
 from potstill.recipe.mistakes import did_you_mean
 
-_ORDER = ("demo", "distill", "minitron", "chat", "gkd", "fresh", "distilgpt2", "distilbert", "classifier")
+_ORDER = (
+    "demo",
+    "distill",
+    "minitron",
+    "chat",
+    "gkd",
+    "fresh",
+    "distilgpt2",
+    "distilbert",
+    "classifier",
+    "minilm",
+    "tinybert",
+)
 
 
 @dataclass(frozen=True)

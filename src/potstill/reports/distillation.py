@@ -46,7 +46,7 @@ def distillation_page(
         title=name,
         lead=_lead(by_name, scores),
         cards=_cards(by_name, scores),
-        tables=(score_rows(scores, documents), _size_table(scores)),
+        tables=(score_rows(scores, documents), _size_table(scores), *_share_tables(steps.get(_STUDENT, ()))),
         curves=(*_interval_charts(scores), *_learning_curves(steps)),
         notes=(
             f"Every score is over the same {documents} held-out documents that no student learned from. Intervals are 95 %, from "
@@ -147,6 +147,26 @@ def _size_table(scores: RunScores) -> Table:
         rows=rows,
         names="model",
     )
+
+
+def _share_tables(steps: Sequence[Mapping[str, object]]) -> list[Table]:
+    """Who pulled how hard at the student: at the beginning, at the end, and over all steps in which it was measured."""
+    measured = [shares for step in steps if isinstance(shares := step.get("shares"), Mapping) and shares]
+    if not measured:
+        return []
+    rows = []
+    for name in measured[0]:
+        found = [_number(shares[name]) for shares in measured]
+        rows.append(Row(name, [Cell(f"{one:.0%}") for one in (found[0], sum(found) / len(found), found[-1])]))
+    return [
+        Table(
+            caption="Each term's share of the gradient",
+            columns=["at first", "on average", "at last"],
+            rows=rows,
+            names="term",
+            note=f"by its length at what goes into the student's first layer; measured in {len(measured)} of {len(steps)} steps",
+        )
+    ]
 
 
 def _interval_charts(scores: RunScores) -> list[IntervalChart]:

@@ -74,8 +74,8 @@ def first_input(student: PreTrainedModel, *, wanted: bool) -> Iterator[list[Tens
 
     def keep(_: nn.Module, given: tuple, named: dict) -> None:
         states = given[0] if given else named["hidden_states"]
-        # Frozen embeddings, as under adapters, give states without a gradient.
-        kept.append(states if states.requires_grad else states.requires_grad_())
+        # Frozen embeddings, as under adapters, give states without a gradient. The last call counts: a model may be asked something first.
+        kept[:] = [states if states.requires_grad else states.requires_grad_()]
 
     handle = layers_of(student)[0].register_forward_pre_hook(keep, with_kwargs=True) if wanted else None
     try:

@@ -59,7 +59,7 @@ HARD, PLAIN = "hard labels", "forward KL"
 
 
 def features(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, FeatureLoss | None]:
-    """Each arm and what it adds to the loss of its labels; all weights are 1."""
+    """Each arm and what it adds to the loss of its labels; weights are 1 where none is said."""
     ours, theirs = student.config.num_hidden_layers, teacher.config.num_hidden_layers
     widths = student.config.hidden_size, teacher.config.hidden_size
     projection = None if widths[0] == widths[1] else Projection(*widths)
@@ -68,21 +68,24 @@ def features(student: PreTrainedModel, teacher: PreTrainedModel) -> dict[str, Fe
     mse = HiddenLoss(blocks, distance="mse", projection=projection, standardised=True)
     embeddings = HiddenLoss(((EMBEDDINGS, EMBEDDINGS),), distance="mse", projection=projection, standardised=True)
     maps = AttentionMapLoss(blocks, causal=True)
-    relations = AttentionRelationLoss(last, causal=True, heads=4)
+    minilm = AttentionRelationLoss(last, causal=True, relations=("attention", "value"))
+    second = AttentionRelationLoss(last, causal=True, heads=4)
+    little = [replace(one, weight=0.1) for one in (maps, minilm, second)]
     found = {
         HARD: None,
         PLAIN: None,
         "+ hidden, cosine, last": FeatureLoss((cosine,)),
-        "+ hidden, cosine, last, dynamic": FeatureLoss((cosine,), "dynamic"),
-        "+ hidden, mse, uniform": FeatureLoss((mse,)),
         "+ hidden, cka, uniform": FeatureLoss((HiddenLoss(blocks, distance="cka"),)),
+        "+ relations of MiniLMv2, 0.1": FeatureLoss((little[2],)),
+        "+ attention maps, 0.1": FeatureLoss((little[0],)),
+        "+ hidden, mse, uniform": FeatureLoss((mse,)),
         "+ embeddings, mse": FeatureLoss((embeddings,)),
-        "+ attention maps, scores": FeatureLoss((maps,)),
-        "+ relations of MiniLM": FeatureLoss(
-            (AttentionRelationLoss(last, causal=True, relations=("attention", "value")),)
-        ),
-        "+ relations of MiniLMv2": FeatureLoss((relations,)),
-        "+ all of TinyBERT's": FeatureLoss((mse, embeddings, maps)),
+        "+ hidden, cosine, last, dynamic": FeatureLoss((cosine,), "dynamic"),
+        "+ all of TinyBERT's, maps 0.1": FeatureLoss((mse, embeddings, little[0])),
+        "+ relations of MiniLM, 0.1": FeatureLoss((little[1],)),
+        "+ attention maps": FeatureLoss((maps,)),
+        "+ relations of MiniLM": FeatureLoss((minilm,)),
+        "+ relations of MiniLMv2": FeatureLoss((second,)),
     }
     return {arm: None if loss is None else replace(loss, shares_every=EVERY) for arm, loss in found.items()}
 
@@ -169,9 +172,8 @@ def page(found: dict, wanted: argparse.Namespace) -> str:
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         plain = by_arm.get((student, PLAIN), [])
-        for (name, arm), seeds in by_arm.items():
-            if name != student:
-                continue
+        here = [(arm, seeds) for (name, arm), seeds in by_arm.items() if name == student]
+        for arm, seeds in sorted(here, key=lambda one: np.mean([np.sum(found["nll"]) for found in one[1]])):
             nll = np.mean([one["nll"] for one in seeds], 0)
             mean, low, high = interval(nll)
             against = each = ""

@@ -132,17 +132,12 @@ def train(
         rate = settings.learning_rate * settings.schedule.factor(index, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        if beside is not None and beside.needs_first_look:
-            with torch.no_grad():
-                _pass(accelerator, objective, asked, batch, parts, settings, beside, None)
-        shares = GradientShares() if beside is not None and beside.is_share_due(index + 1) else None
-        means = _pass(accelerator, objective, asked, batch, parts, settings, beside, shares)
+        means, found = _gradient_of_step(accelerator, objective, asked, batch, parts, settings, beside, index + 1)
         norm = float(accelerator.clip_grad_norm_(learning.parameters(), settings.max_gradient_norm) or 0.0)
         refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         written = None if own is None else own.of_step(index)
-        found = {} if shares is None else shares_of(_over_processes(accelerator, shares.squares()))
         step = replace(_step(index + 1, means, batch, rate, norm, started), written=written, shares=found)
         if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
             save_checkpoint(folder, step.index, learning, optimizer, written=None if own is None else own.state())
@@ -213,6 +208,25 @@ class _Objective(nn.Module):
         )
         terms = {} if self.features is None else self.features.sums(states, targets, batch.contexts)
         return loss.total, terms, dict(loss.parts), anchor
+
+
+def _gradient_of_step(
+    accelerator: Accelerator,
+    objective: nn.Module,
+    teacher: Teacher | None,
+    batch: Batch,
+    parts: list[tuple[Batch, SoftTargets | None]],
+    settings: TrainingSettings,
+    features: Features | None,
+    index: int,
+) -> tuple[dict[str, Float[Tensor, ""]], dict[str, float]]:
+    """(means of the loss and its parts, shares of the gradient where these are due), the gradient being accumulated."""
+    if features is not None and features.needs_first_look:
+        with torch.no_grad():
+            _pass(accelerator, objective, teacher, batch, parts, settings, features, None)
+    shares = GradientShares() if features is not None and features.is_share_due(index) else None
+    means = _pass(accelerator, objective, teacher, batch, parts, settings, features, shares)
+    return means, {} if shares is None else shares_of(_over_processes(accelerator, shares.squares()))
 
 
 def _pass(

@@ -8,6 +8,7 @@
     ├── LossError        ValueError   a divergence, temperature or target kind that don't go together
     ├── NotFiniteError   ArithmeticError  NaN or infinity in logits, loss or gradient
     ├── StoreError       ValueError   stored soft labels that are damaged, missing, or of something else
+    ├── ServerError      ConnectionError  a model server that refuses us, or gives no answers
     ├── RunDirectoryError  OSError    an output folder that belongs to something else, is full, or can't be written
     └── MissingExtraError  ImportError    an optional package is needed
 
@@ -48,6 +49,10 @@ class NotFiniteError(PotstillError, ArithmeticError):
 
 class StoreError(PotstillError, ValueError):
     """Stored soft labels are damaged, missing, or of something else."""
+
+
+class ServerError(PotstillError, ConnectionError):
+    """A model server refuses us, or gives no answers."""
 
 
 class RunDirectoryError(PotstillError, OSError):

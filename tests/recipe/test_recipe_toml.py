@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from potstill.errors import RecipeError
-from potstill.recipe import Recipe, decode, json_schema, load_recipe, recipe_toml, starter_recipes, write_starter
+from potstill.recipe import (
+    Recipe,
+    WritingRecipe,
+    decode,
+    json_schema,
+    load_recipe,
+    recipe_toml,
+    starter_recipes,
+    write_starter,
+)
+from potstill.recipe.decode import decode_as
 
 texts = some.text(min_size=1, max_size=12).filter(
     lambda text: not any("\ud800" <= letter <= "\udfff" for letter in text)
@@ -94,7 +104,8 @@ def test_every_setting_is_described_in_the_schema() -> None:
 
 @pytest.mark.parametrize("starter", starter_recipes(), ids=lambda starter: starter.name)
 def test_every_starter_decodes_and_says_what_it_is(starter: object) -> None:
-    assert isinstance(decode(tomllib.loads(starter.toml)), Recipe)  # type: ignore[attr-defined]
+    kind = WritingRecipe if starter.name == "write" else Recipe  # type: ignore[attr-defined]
+    assert decode_as(kind, tomllib.loads(starter.toml), source="starter")  # type: ignore[attr-defined]
     assert 20 < len(starter.description) < 140  # type: ignore[attr-defined]
     assert starter.toml.count("#") >= 4  # type: ignore[attr-defined]
 

@@ -3,12 +3,13 @@
 A user's mistake ends with one message and exit code 2, an interruption with 130 and what was kept; a traceback is a defect.
 
 app.py       the verbs put together, and what a failure looks like
-demo.py compress.py distill.py label.py inspect.py import_labels.py export_labels.py prune.py check.py preview.py evaluate.py
+demo.py compress.py distill.py write.py label.py inspect.py import_labels.py export_labels.py prune.py check.py preview.py evaluate.py
 report.py recipes.py   one verb each
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
 compressing.py  a search from beginning to end
 climbers.py  what a person sees of a search
+writing.py   writing with a person watching
 labelling.py labelling with a person watching
 pruning.py   a model cut with a person watching
 inspecting.py  a store of soft labels in front of a person

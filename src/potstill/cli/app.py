@@ -24,6 +24,7 @@ from potstill.cli import (
     prune,
     recipes,
     report,
+    write,
 )
 from potstill.errors import PotstillError
 
@@ -103,6 +104,7 @@ _VERBS = (
     demo.demo,
     compress.compress,
     distill.distill,
+    write.write,
     label.label,
     inspect.inspect,
     import_labels.import_labels,

@@ -32,8 +32,9 @@ def recipes(
         path = out or Path(f"{name}.toml")
         write_starter(name, path)
         shown = escape(str(path))
+        first, then = ("write --dry-run", "write") if name == "write" else ("check", "distill")
         console.print(
-            f"wrote [bold]{shown}[/bold]: edit it, then `potstill check {shown}` and `potstill distill {shown}`"
+            f"wrote [bold]{shown}[/bold]: edit it, then `potstill {first} {shown}` and `potstill {then} {shown}`"
         )
         return
     table = Table(box=None, padding=(0, 2))

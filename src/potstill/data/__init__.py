@@ -13,6 +13,7 @@ records.py           read_records: rows of JSONL, Parquet and datasets, each wit
 chat.py              a conversation through the tokenizer's template; only the assistant's turns count
 standard_library.py  the corpus that every machine with Python has
 tokenizing.py        tokenize -> TokenCorpus, flat arrays; bytes a token stands for
+judging.py           judge_of: whether what a model wrote is right
 splits.py            train, search, held out: decided by the hash of a document's key
 masking.py           MaskedBatches, Masking: windows with tokens hidden, for masked language models
 classes.py           ClassBatches: labelled texts, one prediction each, for classifiers
@@ -31,6 +32,7 @@ from potstill.data.documents import (
     documents_of_records,
     read_documents,
 )
+from potstill.data.judging import Judge, Judging, judge_of, pattern_of, plain
 from potstill.data.masking import MaskedBatches, Masking, masked_in_order
 from potstill.data.packing import PackedBatches, PackingReport, ordered_batches
 from potstill.data.preview import preview
@@ -47,6 +49,8 @@ __all__ = [
     "ClassBatches",
     "Columns",
     "Document",
+    "Judge",
+    "Judging",
     "MaskedBatches",
     "Masking",
     "PackedBatches",
@@ -61,9 +65,12 @@ __all__ = [
     "check_learnable",
     "classes_in_order",
     "documents_of_records",
+    "judge_of",
     "masked_in_order",
     "ordered_batches",
+    "pattern_of",
     "place_of",
+    "plain",
     "preview",
     "prompts_of",
     "read_documents",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -62,6 +63,7 @@ class Document:
     ends       an end-of-text token belongs behind it; is False for a chat, whose template ends its turns itself
     tokens     token ids that somebody has made already: they stay as they are, and there are no parts
     label      the class it belongs to, where there is one
+    weight     how much each of its predictions counts in the loss, beside 1
     """
 
     key: str
@@ -70,6 +72,7 @@ class Document:
     ends: bool = True
     tokens: Tokens | None = None
     label: int | str | None = None
+    weight: float = 1.0
 
     @property
     def text(self) -> str:
@@ -88,6 +91,9 @@ class Columns:
     ids: str = "input_ids"
     labels: str = "labels"
     label: str = "label"
+    weight: str = "loss_weight"
+    split: str = "split_key"
+    ends: str = "ends"
 
 
 def read_documents(
@@ -183,11 +189,12 @@ def documents_of_records(
             if tokenizer is None:
                 raise DataError(f"{where} is a chat, which needs a tokenizer with a chat template")
             parts = tuple(Part(text, counts) for text, counts in chat_parts(record[columns.messages], tokenizer, where))
-            yield Document(_key(parts), parts, is_sample=True, ends=False)
+            yield _of_row(Document(_key(parts), parts, is_sample=True, ends=False), record, columns, where)
         elif columns.completion in record and columns.prompt in record:
             prompt, completion = (_text_in(record, name, where) for name in (columns.prompt, columns.completion))
             parts = (Part(prompt, False), Part(completion, True))
-            yield Document(_key(parts), parts, is_sample=True)
+            ends = record.get(columns.ends) is not False
+            yield _of_row(Document(_key(parts), parts, is_sample=True, ends=ends), record, columns, where)
         elif columns.text in record:
             text = _text_in(record, columns.text, where)
             if text.strip():
@@ -196,6 +203,16 @@ def documents_of_records(
             yield _tokenized(record, columns, where)
         else:
             raise DataError(_wrong_columns(where, record, columns))
+
+
+def _of_row(sample: Document, record: Mapping[str, object], columns: Columns, where: str) -> Document:
+    """The sample, with the weight and the key for splitting that its row gives it."""
+    weight, key = record.get(columns.weight), record.get(columns.split)
+    if weight is not None:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            raise DataError(f"{where}: {columns.weight!r} is {weight!r}, and needs a number above 0")
+        sample = replace(sample, weight=float(weight))
+    return replace(sample, key=key) if isinstance(key, str) and key else sample
 
 
 def _tokenized(record: Mapping[str, object], columns: Columns, where: str) -> Document:

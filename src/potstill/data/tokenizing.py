@@ -260,7 +260,7 @@ def _encoded(
                 else:
                     ids, weights = np.append(ids, np.uint32(int(str(end)))), np.append(weights, np.float32(1))
             weights[:1] = 0
-            yield ids, weights
+            yield ids, weights * np.float32(document.weight)
 
 
 def _weights(document: Document, offsets: Sequence[tuple[int, int]], put_there: Sequence[int]) -> NDArray[np.float32]:

@@ -26,17 +26,15 @@ from potstill.evaluation.comparison import (
 )
 from potstill.evaluation.harness import HarnessTask, read_task
 from potstill.evaluation.measuring import Measurement, measure
-from potstill.evaluation.questions import JUDGINGS, Judging, Question, Questions, answer_scores, read_questions
+from potstill.evaluation.questions import Question, Questions, answer_scores, read_questions
 from potstill.evaluation.scores import LOWER_IS_BETTER, METRICS, NEEDS_TEACHER, difference, retention, score
 from potstill.evaluation.speed import Speed, speed
 
 __all__ = [
-    "JUDGINGS",
     "LOWER_IS_BETTER",
     "METRICS",
     "NEEDS_TEACHER",
     "HarnessTask",
-    "Judging",
     "Measurement",
     "ModelScores",
     "Question",

@@ -10,16 +10,11 @@ python    a function (prompt, answer, written) -> 0 to 1, named as module:functi
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,12 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.data import Judging, judge_of
 from potstill.errors import DataError
 from potstill.evaluation.harness import HarnessTask, task_scores
 from potstill.models.asking import device_of, evaluating
 
-Judging = Literal["exact", "choice", "regex", "python"]
-JUDGINGS: tuple[Judging, ...] = ("exact", "choice", "regex", "python")
 _ROWS = 16
 
 
@@ -90,7 +84,7 @@ def read_questions(path: Path, *, judging: Judging | None = None, how: str = "",
         raise DataError(
             f"{path}: a question without `choices` can't be judged by choice: judge by exact, regex or python"
         )
-    return Questions(path.stem, tuple(items), judging, how, new_tokens, _judge(judging, how))
+    return Questions(path.stem, tuple(items), judging, how, new_tokens, judge_of(judging, how))
 
 
 def answer_scores(
@@ -135,38 +129,6 @@ def _question(line: str, where: str) -> Question:
     if choices and str(answer) not in choices:
         raise DataError(f"{where}: the answer {answer!r} is none of the choices, nor the number of one (from 0)")
     return Question(found["prompt"], str(answer), choices)
-
-
-def _judge(judging: Judging, how: str) -> Callable[[str, str, str], float]:
-    match judging:
-        case "exact" | "choice":
-            return lambda _, answer, written: float(_plain(written.strip().split("\n")[0]) == _plain(answer))
-        case "regex":
-            try:
-                pattern = re.compile(how)
-            except re.error as error:
-                raise DataError(f"{how!r} is no regular expression: {error}") from error
-            return lambda _, answer, written: float(_plain(_last(pattern, written)) == _plain(answer))
-        case "python":
-            module, _, name = how.partition(":")
-            sys.path.insert(0, os.getcwd())
-            try:
-                return getattr(importlib.import_module(module), name)
-            except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-                raise DataError(
-                    f"no function {how!r} can be imported ({error}): name it as module:function, from where the command runs"
-                ) from error
-            finally:
-                sys.path.remove(os.getcwd())
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
-
-
-def _last(pattern: re.Pattern[str], text: str) -> str:
-    matches = list(pattern.finditer(text))
-    return (matches[-1][1] if pattern.groups else matches[-1][0]) if matches else ""
 
 
 def _written(

@@ -22,6 +22,8 @@ comparing.py what is compared beside the labels -> the loss, tried on a few toke
 text.py      [data] -> the tokenised text, learned and held out
 labelling.py a recipe -> what `potstill label` does
 job.py       a whole recipe -> a job in its run directory, everything checked
+writing.py   what a recipe for `potstill write` can say
+written.py   from it prompts, writer and selection, everything checked
 searching.py a recipe whose student is searched -> the search in its run directory
 """
 
@@ -42,11 +44,15 @@ from potstill.recipe.schema import Recipe
 from potstill.recipe.starters import StarterRecipe, starter_recipes, write_starter
 from potstill.recipe.text import read_corpus
 from potstill.recipe.toml import json_schema, recipe_toml
+from potstill.recipe.writing import WritingRecipe
+from potstill.recipe.written import BuiltWriting, build_writing, load_writing
 
 __all__ = [
     "BuiltJob",
+    "BuiltWriting",
     "Recipe",
     "StarterRecipe",
+    "WritingRecipe",
     "build_batches",
     "build_job",
     "build_labelling",
@@ -55,11 +61,13 @@ __all__ = [
     "build_settings",
     "build_shape",
     "build_student",
+    "build_writing",
     "decode",
     "demo_recipe",
     "json_schema",
     "labels_folder",
     "load_recipe",
+    "load_writing",
     "num_steps",
     "read_corpus",
     "recipe_toml",

@@ -8,13 +8,16 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import BaseModel
 from pydantic_core import ValidationError
 
 from potstill.errors import RecipeError
 from potstill.recipe.mistakes import did_you_mean, explain
 from potstill.recipe.schema import LENGTHS_OF_TRAINING, Recipe
 
+AnyRecipe = TypeVar("AnyRecipe", bound=BaseModel)
 _SETTING = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 # What ships with potstill or Python goes by a word: no path is meant, even where a folder has that name.
 _WORDS = ("pocket", "standard-library")
@@ -29,14 +32,24 @@ def load_recipe(path: Path | str, *, sets: Sequence[str] = ()) -> Recipe:
     one in the file. Paths inside a recipe are relative to the current directory. Raises RecipeError naming every mistake.
     """
     path = Path(path)
+    table, shown_as = read_tables(path, sets)
+    _drop_replaced_lengths_(table, sets)
+    recipe = decode(table, source=shown_as)
+    sources = (recipe.data.source,) if isinstance(recipe.data.source, str) else recipe.data.source
+    places = [("teacher.model", recipe.teacher.model), *(("data.source", source) for source in sources)]
+    if recipe.student.kind == "model":
+        places.append(("student.model", recipe.student.model))
+    refuse_paths_beside(places, path)
+    return recipe
+
+
+def read_tables(path: Path, sets: Sequence[str]) -> tuple[dict[str, object], str]:
+    """(the tables of a TOML file with settings changed, what to call them in an error). Without a name of its own, the file's."""
     table = _parse(_read(path), str(path))
     for setting in sets:
         _apply_(table, setting)
-    _drop_replaced_lengths_(table, sets)
     shown_as = f"{path} with {' '.join(f'--set {setting}' for setting in sets)}" if sets else str(path)
-    recipe = decode({"name": path.stem.lstrip(".") or "recipe", **table}, source=shown_as)
-    _refuse_paths_beside(recipe, path)
-    return recipe
+    return {"name": path.stem.lstrip(".") or "recipe", **table}, shown_as
 
 
 def decode_with(mapping: Mapping[str, object], sets: Sequence[str], *, source: str) -> Recipe:
@@ -50,10 +63,15 @@ def decode_with(mapping: Mapping[str, object], sets: Sequence[str], *, source: s
 
 def decode(mapping: Mapping[str, object], *, source: str = "recipe") -> Recipe:
     """A recipe from plain tables; `source` names them in the RecipeError that lists every mistake."""
+    return decode_as(Recipe, mapping, source=source)
+
+
+def decode_as(kind: type[AnyRecipe], mapping: Mapping[str, object], *, source: str) -> AnyRecipe:
+    """The same for a recipe of any class."""
     try:
-        return Recipe.model_validate(dict(mapping))
+        return kind.model_validate(dict(mapping))
     except ValidationError as error:
-        lines = explain(error)
+        lines = explain(error, kind)
     if len(lines) == 1:
         raise RecipeError(f"{source}: {lines[0]}")
     raise RecipeError(f"{source} has {len(lines)} mistakes:\n" + "\n".join(f"  {line}" for line in lines))
@@ -138,12 +156,8 @@ def _drop_replaced_lengths_(table: dict[str, object], sets: Sequence[str]) -> No
             training.pop(name, None)
 
 
-def _refuse_paths_beside(recipe: Recipe, file: Path) -> None:
+def refuse_paths_beside(places: Sequence[tuple[str, str]], file: Path) -> None:
     """Raise for a path that is not in the current directory but lies beside the recipe: surely that one is meant."""
-    sources = (recipe.data.source,) if isinstance(recipe.data.source, str) else recipe.data.source
-    places = [("teacher.model", recipe.teacher.model), *(("data.source", source) for source in sources)]
-    if recipe.student.kind == "model":
-        places.append(("student.model", recipe.student.model))
     for name, value in places:
         beside = file.parent / value
         if value not in _WORDS and not Path(value).exists() and beside.exists():

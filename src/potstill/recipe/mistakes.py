@@ -5,13 +5,11 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, ValidationError
-
-from potstill.recipe.schema import Recipe
 
 _NEEDS = {
     "int_type": "a whole number",
@@ -34,9 +32,9 @@ _LIMITS = {
 _TABLE_TYPES = ("model_type", "model_attributes_type")
 
 
-def explain(error: ValidationError) -> list[str]:
-    """One line a mistake: the place in the recipe, what is needed, what was found, and the likely intention."""
-    return [_line(details) for details in error.errors(include_url=False)]
+def explain(error: ValidationError, recipe: type[BaseModel]) -> list[str]:
+    """One line a mistake: the place in the recipe (of this class), what is needed, what was found, and the likely intention."""
+    return [_line(details, recipe) for details in error.errors(include_url=False)]
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str | None:
@@ -68,13 +66,13 @@ def shown(value: object) -> str:
             return _cut(repr(value))
 
 
-def _line(details: ErrorDetails) -> str:
-    path, table = _place(details["loc"])
+def _line(details: ErrorDetails, recipe: type[BaseModel]) -> str:
+    path, table = _place(details["loc"], recipe)
     name, found, kind = ".".join(path), details.get("input"), details["type"]
     context = details.get("ctx", {})
     match kind:
         case "extra_forbidden":
-            return f"{name}: no such setting (found {shown(found)}); {_intention(path, table)}"
+            return f"{name}: no such setting (found {shown(found)}); {_intention(path, table, recipe)}"
         case "missing":
             return f"{name}: is missing, and a run needs it{_meaning(table, path[-1])}"
         case "mistake":
@@ -99,21 +97,21 @@ def _line(details: ErrorDetails) -> str:
             return f"{name}: needs {_NEEDS.get(kind, details['msg'])}, found {shown(found)}"
 
 
-def _place(location: tuple[int | str, ...]) -> tuple[list[str], type[BaseModel] | None]:
+def _place(location: tuple[int | str, ...], recipe: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
     """The path as the recipe's author writes it, and the class of the table that holds its last name.
 
     Pydantic puts the `kind` of a chosen table into the path too; that is left out.
     """
     path: list[str] = []
     holder: type[BaseModel] | None = None
-    inside: type[BaseModel] | None = Recipe
+    inside: type[BaseModel] | None = recipe
     choices: Mapping[str, type[BaseModel]] = {}
     for element in location:
-        if choices:
-            inside, choices = choices.get(str(element)), {}
-            continue
         if isinstance(element, int) and path:
             path[-1] += f"[{element}]"
+            continue
+        if choices:
+            inside, choices = choices.get(str(element)), {}
             continue
         holder, inside = inside, None
         path.append(str(element))
@@ -129,17 +127,20 @@ def _table_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _choices_of(field: FieldInfo) -> Mapping[str, type[BaseModel]]:
-    if field.discriminator is None:
+    tables = field.annotation
+    if get_origin(tables) is tuple:  # a list of such tables: tuple[Annotated[A | B, Field(discriminator="kind")], ...]
+        choice = get_args(tables)[0]
+        marks = get_args(choice)[1:] if get_origin(choice) is Annotated else ()
+        if not any(isinstance(mark, FieldInfo) and mark.discriminator for mark in marks):
+            return {}
+        tables = get_args(choice)[0]
+    elif field.discriminator is None:
         return {}
-    return {
-        str(kind): table
-        for table in get_args(field.annotation)
-        for kind in get_args(table.model_fields["kind"].annotation)
-    }
+    return {str(kind): table for table in get_args(tables) for kind in get_args(table.model_fields["kind"].annotation)}
 
 
 def _kinds(table: type[BaseModel] | None, name: str) -> Mapping[str, type[BaseModel]]:
-    return _choices_of(table.model_fields[name]) if table is not None else {}
+    return _choices_of(table.model_fields[name.partition("[")[0]]) if table is not None else {}
 
 
 def _literals(table: type[BaseModel] | None, path: Sequence[str]) -> Iterator[object]:
@@ -153,9 +154,9 @@ def _literals(table: type[BaseModel] | None, path: Sequence[str]) -> Iterator[ob
             waiting.extend(get_args(annotation))
 
 
-def _intention(path: Sequence[str], table: type[BaseModel] | None) -> str:
+def _intention(path: Sequence[str], table: type[BaseModel] | None, recipe: type[BaseModel]) -> str:
     known = list(table.model_fields) if table is not None else []
-    elsewhere = [place for place in _all_places(Recipe) if place.rpartition(".")[2] == path[-1] and "." in place]
+    elsewhere = [place for place in _all_places(recipe) if place.rpartition(".")[2] == path[-1] and "." in place]
     if ".".join(path) in elsewhere:
         return f"it belongs to another kind; this one has {', '.join(known)}"
     if elsewhere:

@@ -91,6 +91,12 @@ class ColumnsTable(Table):
     """Beside `text`, for classifiers: its class, by name or number."""
     labels: Text = "labels"
     """Beside the ids: -100 where a token is read and not learned."""
+    weight: Text = "loss_weight"
+    """Beside a completion or a chat: how much each of its tokens counts, 1 where there is none."""
+    split: Text = "split_key"
+    """Beside a completion or a chat: rows with the same text here are learned from together or held out together."""
+    ends: Text = "ends"
+    """Beside a completion: false where it was cut, so that no end of text is learned behind it."""
 
 
 class DataTable(Table):

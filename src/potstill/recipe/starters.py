@@ -21,6 +21,7 @@ _ORDER = (
     "classifier",
     "minilm",
     "tinybert",
+    "write",
 )
 
 

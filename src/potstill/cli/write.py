@@ -1,0 +1,40 @@
+"""`potstill write RECIPE`: a teacher writes text from prompts, filters keep what is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from potstill.cli.options import OutOption, RecipeArgument, SetOption
+
+
+def write(
+    recipe: RecipeArgument,
+    out: OutOption = None,
+    sets: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count prompts, tokens and cost; ask nobody, write nothing.")
+    ] = False,
+) -> None:
+    """Let a teacher write text from prompts, filtered, to learn from with `potstill distill`; again after a kill, it goes on."""
+    from rich.console import Console
+
+    from potstill.cli.console import new_console
+    from potstill.cli.labelling import saying
+    from potstill.cli.writing import finish_writing, print_writing_plan, watch_writing
+    from potstill.recipe import build_writing, load_writing
+    from potstill.writing import Journal
+
+    decoded = load_writing(recipe, sets=sets or [])
+    folder = out or Path("runs") / decoded.name
+    watching = Console(stderr=True)
+    built = build_writing(decoded, say=saying(watching))
+    path = folder / "journal.jsonl"
+    if dry_run:
+        print_writing_plan(built, path, new_console())
+        return
+    with Journal(path, built.identity) as journal:
+        progress = watch_writing(built, journal, watching)
+        finish_writing(built, journal, folder, progress, new_console())

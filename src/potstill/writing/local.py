@@ -1,0 +1,143 @@
+"""A model on this machine writes: batched, padded on the left, with a key-value cache (transformers' `generate`)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from potstill.errors import DataError, ModelError, NotFiniteError
+from potstill.models import check_context
+from potstill.models.asking import device_of, evaluating
+from potstill.writing.drawing import Drawing, key_of
+from potstill.writing.prompts import Prompt
+from potstill.writing.samples import Sample, Sampling, Written
+
+
+@dataclass(frozen=True)
+class LocalWriter:
+    """A causal language model and its tokenizer; `rows` samples are written at a time, those of prompts of like length together."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    sampling: Sampling
+    rows: int = 16
+
+    def write(self, prompts: Sequence[Prompt]) -> Iterator[Written]:
+        """What is written for each prompt, short prompts first. Which tokens are drawn does not depend on the others."""
+        room = self._room()
+        ids = {prompt.id: self.tokens_of(prompt) for prompt in prompts}
+        fitting = sorted((prompt for prompt in prompts if len(ids[prompt.id]) <= room), key=lambda p: len(ids[p.id]))
+        yield from (Written(prompt.id, ()) for prompt in prompts if len(ids[prompt.id]) > room)
+        waiting = [(prompt, number) for prompt in fitting for number in range(self.sampling.best_of)]
+        samples: list[Sample] = []
+        for start in range(0, len(waiting), self.rows):
+            some = waiting[start : start + self.rows]
+            with evaluating(self.model), torch.inference_mode():
+                found = self._samples([ids[prompt.id] for prompt, _ in some], [key_of(p.id, n) for p, n in some])
+            for (prompt, number), sample in zip(some, found, strict=True):
+                samples.append(sample)
+                if number == self.sampling.best_of - 1:
+                    read = len(ids[prompt.id]) * len(samples)
+                    yield Written(prompt.id, tuple(samples), prompt_tokens=read)
+                    samples = []
+
+    def tokens_of(self, prompt: Prompt) -> list[int]:
+        """What the model reads; at least one token. DataError for a conversation where there is no chat template."""
+        if isinstance(prompt.sent, str):
+            ids = list(self.tokenizer(prompt.sent)["input_ids"])
+            while len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:  # some tokenizers end every text
+                ids.pop()
+        elif self.tokenizer.chat_template is None:
+            raise DataError(
+                f"{prompt.where} is a conversation, and the tokenizer has no chat template: set prompts.chat = false"
+            )
+        else:
+            turns = [dict(turn) for turn in prompt.sent]
+            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+            ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
+        return ids or [begin if isinstance(begin, int) else 0]
+
+    def _room(self) -> int:
+        """The longest prompt, in tokens."""
+        check_context(self.model, self.sampling.max_new_tokens + 1)
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        return (context if isinstance(context, int) else 2**31) - self.sampling.max_new_tokens
+
+    def _samples(self, prompts: Sequence[Sequence[int]], keys: Sequence[int]) -> list[Sample]:
+        width, device = max(map(len, prompts)), device_of(self.model)
+        pad = self.tokenizer.pad_token_id if isinstance(self.tokenizer.pad_token_id, int) else 0
+        inputs = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+        drawing = Drawing(self.sampling, np.array(keys, dtype=np.uint64), width)
+        generate: Callable[..., Tensor] = self.model.generate  # type: ignore[assignment]
+        out = generate(
+            inputs,
+            attention_mask=mask,
+            logits_processor=[drawing],
+            generation_config=_configuration(self.sampling, pad, self._ends()),
+            tokenizer=self.tokenizer if self.sampling.stop else None,
+        )
+        logprobs = torch.stack(drawing.logprobs, dim=1).double().cpu()
+        return [
+            self._sample(list(ids), new, logprobs[row])
+            for row, (ids, new) in enumerate(zip(prompts, out[:, width:].tolist(), strict=True))
+        ]
+
+    def _sample(self, prompt: list[int], new: list[int], logprobs: Tensor) -> Sample:
+        ends = set(self._ends())
+        size = next((place + 1 for place, token in enumerate(new) if token in ends), len(new))
+        has_ended = size > 0 and new[size - 1] in ends
+        text, before = self._text(prompt + new[: size - has_ended]), self._text(prompt)
+        text = text[len(before) :] if text.startswith(before) else self._text(new[:size])
+        stops = [at for stop in self.sampling.stop if (at := text.find(stop)) >= 0]
+        if stops:
+            text = text[: min(stops)]
+            size = self._size_until(new[:size], prompt, len(before) + min(stops))
+        mean = logprobs[:size].mean().item()
+        if not np.isfinite(mean):
+            raise NotFiniteError(
+                "the writer's logits are NaN or infinite: its weights are damaged, or its dtype is too small"
+            )
+        return Sample(text, size, is_cut=not has_ended and not stops, mean_logprob=mean)
+
+    def _size_until(self, new: list[int], prompt: list[int], characters: int) -> int:
+        """How many tokens reach beyond so many characters: what follows a stop was written for the sake of other rows."""
+        sizes = range(1, len(new))
+        at = bisect_right(sizes, characters, key=lambda size: len(self._text(prompt + new[:size])))
+        return sizes[at] if at < len(sizes) else len(new)
+
+    def _text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _ends(self) -> list[int]:
+        """The tokens that end a text: the tokenizer's, and those of the model's own settings (a chat's end of turn)."""
+        of_model = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
+        found = of_model if isinstance(of_model, list) else [of_model]
+        ends = sorted({token for token in [*found, self.tokenizer.eos_token_id] if isinstance(token, int)})
+        if not ends:
+            raise ModelError("the writer has no end-of-text token: its tokenizer and its generation_config name none")
+        return ends
+
+
+def _configuration(sampling: Sampling, pad: int, ends: list[int]) -> GenerationConfig:
+    """Nothing of the model's own settings for sampling: all of that is Drawing's."""
+    return GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        stop_strings=list(sampling.stop) or None,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_k=50,
+        top_p=1.0,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        pad_token_id=pad,
+        eos_token_id=ends,
+    )

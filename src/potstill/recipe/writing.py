@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from potstill.recipe.table import Share, Table, Text, mistake
 
+_URL = re.compile(r"https?://[^@\s?]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -39,7 +40,7 @@ class ServerTable(Table):
 
     kind: Literal["server"]
     """server: anything that speaks OpenAI's API."""
-    url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$")]
+    url: Text
     """Up to the version, as http://127.0.0.1:8080/v1."""
     model: Text
     """The model's name there."""
@@ -68,6 +69,12 @@ class ServerTable(Table):
 
     @model_validator(mode="after")
     def _no_secrets_here(self) -> ServerTable:
+        # Of the whole table, so that no error shows what was found.
+        if not _URL.fullmatch(self.url):
+            raise mistake(
+                "`url` begins with http:// or https:// and ends with the version, as http://127.0.0.1:8080/v1; a user's name and "
+                "password belong in no file"
+            )
         if self.key_from is not None and not _VARIABLE.fullmatch(self.key_from):
             raise mistake(
                 "`key_from` is the name of an environment variable, as OPENAI_API_KEY, not the key itself: keys belong in no file"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from potstill.writing.prompts import Prompt
 
@@ -95,6 +95,7 @@ class Unanswered:
     reason: str
 
 
+@runtime_checkable
 class Writer(Protocol):
     """A model here or on a server."""
 

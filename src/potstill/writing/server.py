@@ -66,6 +66,7 @@ class ServerWriter:
                 outcome = self._written(line, prompt)
             except PotstillError as error:
                 outcome = error
+                line.stopping.set()
             finally:  # the caller waits for it, whatever happens
                 found.put(outcome)
 

@@ -52,10 +52,7 @@ def prompt_of(body: dict) -> str:
     return body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
 
 
-@contextmanager
-def serving(behaviour: Behaviour) -> Iterator[str]:
-    """The server's url while it runs."""
-
+def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -115,11 +112,18 @@ def serving(behaviour: Behaviour) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
+    return Handler
 
-    server = Server(("127.0.0.1", 0), Handler)
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+
+@contextmanager
+def serving(behaviour: Behaviour) -> Iterator[str]:
+    """The server's url while it runs."""
+    server = Server(("127.0.0.1", 0), handler_of(behaviour))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -239,6 +239,8 @@ class StepsTable(Table):
     """In front of the prompt whose answer is learned."""
     rationale: Text = "[rationale] "
     """In front of the prompt whose rationale is learned."""
+    between: str = "\n"
+    """Between prompt and what is learned."""
     tokenizer: Text | None = None
     """Whose tokens are weighed: the student's, as a folder or hub name. Left out: the local writer's."""
 

@@ -189,4 +189,4 @@ def _steps(recipe: WritingRecipe, tokenizer: PreTrainedTokenizerBase | None) -> 
     if table.tokenizer is not None:
         tokenizer = load_tokenizer(table.tokenizer)
     assert tokenizer is not None
-    return Steps(tokenizer, table.share, table.label, table.rationale)
+    return Steps(tokenizer, table.share, table.label, table.rationale, table.between)

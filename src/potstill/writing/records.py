@@ -6,9 +6,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from potstill.data import Columns, documents_of_records, tokenize
 from potstill.errors import DataError, RunDirectoryError
 from potstill.writing.filters import Candidate
 from potstill.writing.journal import Journal
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Row = Mapping[str, object]
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -27,14 +30,16 @@ class Steps:
 
         L = (1 - share) · L_label + share · L_rationale
 
-    each a mean over its own tokens, as in their code. The loss here is a mean over all tokens, of which rationales have far more, so the
-    rows get weights: share · (all tokens) / (tokens of rationales), and likewise. They are counted with the student's tokenizer.
+    each a mean over its own tokens, as in their code. The loss here is a mean over all tokens, of which rationales have far more, so
+    their rows weigh share · (all tokens) / (tokens of rationales), and the labels' likewise. Counted are the tokens that the student
+    will learn: with its tokenizer, as `data.tokenize` does. `between` stands between prompt and completion.
     """
 
     tokenizer: PreTrainedTokenizerBase
     share: float = 0.5
     label: str = "[label] "
     rationale: str = "[rationale] "
+    between: str = "\n"
 
 
 def rows(
@@ -51,10 +56,9 @@ def rows(
         for one in kept(prompts, journal, selected, selection):
             yield _row(one, sent) | _about(one)
         return
-    weights = _weights(kept(prompts, journal, selected, selection), steps)
+    weights = _weights(kept(prompts, journal, selected, selection), steps, sent)
     for one in kept(prompts, journal, selected, selection):
-        for task, (before, completion) in _tasks(one, steps).items():
-            row = _with_prompt(before + _text_of(one, sent), completion, is_cut=False)
+        for task, row in _tasks(one, steps, sent).items():
             yield {**row, "loss_weight": weights[task], "split_key": one.prompt.key, "task": task, "id": one.prompt.id}
 
 
@@ -127,17 +131,23 @@ def _text_of(one: Candidate, sent: bool) -> str:
     return asked
 
 
-def _tasks(one: Candidate, steps: Steps) -> dict[str, tuple[str, str]]:
-    """task -> (what stands in front of the prompt, what is learned)."""
+def _tasks(one: Candidate, steps: Steps, sent: bool) -> dict[str, dict[str, object]]:
+    """task -> prompt and completion."""
     assert one.rationale is not None
-    return {"label": (steps.label, one.answer), "rationale": (steps.rationale, one.rationale)}
+    learned = {"label": (steps.label, one.answer), "rationale": (steps.rationale, one.rationale)}
+    return {
+        task: _with_prompt(before + _text_of(one, sent) + steps.between, text, is_cut=False)
+        for task, (before, text) in learned.items()
+    }
 
 
-def _weights(found: Iterable[Candidate], steps: Steps) -> dict[str, float]:
+def _weights(found: Iterable[Candidate], steps: Steps, sent: bool) -> dict[str, float]:
     tokens = {"label": 0, "rationale": 0}
-    for one in found:
-        for task, (_, text) in _tasks(one, steps).items():
-            # One more for the end of text, which is learned too.
-            tokens[task] += len(steps.tokenizer(text, add_special_tokens=False)["input_ids"]) + 1
+    some = iter(found)
+    while batch := [_tasks(one, steps, sent) for one in islice(some, _ROWS_AT_ONCE)]:
+        for task in tokens:
+            records = (("", tasks[task]) for tasks in batch)
+            corpus = tokenize(documents_of_records(records, Columns(), None), steps.tokenizer)
+            tokens[task] += int((corpus.weights > 0).sum())
     shares = {"label": 1 - steps.share, "rationale": steps.share}
     return {task: shares[task] * sum(tokens.values()) / max(1, number) for task, number in tokens.items()}

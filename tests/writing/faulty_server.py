@@ -52,6 +52,7 @@ def prompt_of(body: dict) -> str:
     return body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
 
 
+# Long: one class, made for one behaviour.
 def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

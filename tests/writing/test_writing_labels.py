@@ -48,7 +48,7 @@ def answering(model, tokenizer):
                 best = log_p.topk(body["logprobs"]).indices.tolist()
                 listed.append({**one(best[0], log_p), "top_logprobs": [one(token, log_p) for token in best]})
                 ids.append(best[0])
-        text = tokenizer.decode(ids)[len(prompt) :]
+        text = tokenizer.decode(ids, skip_special_tokens=True)[len(prompt) :]
         return {"text": text, "finish_reason": "length", "logprobs": {"content": listed}}
 
     return answer

@@ -188,12 +188,15 @@ def test_unanswered_prompts_are_asked_again_next_time(workshop):
     assert len(lines_of(workshop.path / "runs" / "w" / "written.jsonl")) == 12
 
 
-def test_nobody_there(workshop):
+def test_nobody_there(workshop, monkeypatch):
     write_prompts(workshop.path, 12)
     (workshop.path / "w.toml").write_text(RECIPE.format(url="http://127.0.0.1:9/v1"))
     assert "nothing answers at http://127.0.0.1:9/v1" in refused(workshop)
     (workshop.path / "w.toml").write_text(RECIPE.format(url="http://127.0.0.1:9/v1").replace("KEY_OF", "KAY_OF"))
     assert "the environment has no KAY_OF_THE_TEST" in refused(workshop)
+    monkeypatch.setenv("KAY_OF_THE_TEST", f"{KEY}\nX-Other: header")
+    assert "is no key" in (said := refused(workshop))
+    assert KEY not in said
 
 
 def test_the_rate_is_kept(tmp_path):

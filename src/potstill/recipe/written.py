@@ -124,14 +124,18 @@ def _server(recipe: WritingRecipe, sampling: Sampling) -> tuple[ServerWriter, di
         raise RecipeError(
             f"writer.key_from: the environment has no {table.key_from}, which should hold the server's key: export {table.key_from}=..."
         )
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise RecipeError(
+            f"writer.key_from: what {table.key_from} holds is no key: it has line breaks or letters no header can carry"
+        )
     listed = table.top_logprobs
     if listed is None and (recipe.sampling.best_of > 1 or any(one.kind == "likelihood" for one in recipe.filters)):
         listed = 0  # the written tokens' own are needed, to choose by
     server = Server(table.url, key, table.timeout, table.attempts, table.first_wait, table.requests_per_minute)
     asking = Asking(table.model, sampling, table.endpoint, listed, table.send_seed, table.limit_name)
+    # Not where it is: a server that is started again elsewhere goes on with the same journal.
     teacher: dict[str, object] = {
         "kind": "server",
-        "url": table.url,
         "model": table.model,
         "endpoint": table.endpoint,
         "top_logprobs": listed,

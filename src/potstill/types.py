@@ -164,7 +164,21 @@ class SparseTargets:
         return self.rest is None
 
 
-SoftTargets = DenseTargets | SparseTargets
+@dataclass(frozen=True)
+class MixedTargets:
+    """What several teachers believe of the same predictions, as one distribution.
+
+    parts    what each of them believes
+    weights  how much each counts at each prediction; a row sums to 1
+    of       "probabilities": Σ w·p, their arithmetic mean. "logits": softmax(Σ w·z / T), their geometric one
+    """
+
+    parts: tuple[DenseTargets | SparseTargets, ...]
+    weights: Float[Tensor, "predictions teachers"]
+    of: Literal["probabilities", "logits"] = "probabilities"
+
+
+SoftTargets = DenseTargets | SparseTargets | MixedTargets
 
 
 @runtime_checkable

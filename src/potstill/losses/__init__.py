@@ -8,6 +8,7 @@ prediction. Out: a `Loss`, which is a sum.
     (loss.total / loss.weight).backward()
 
 support.py      teacher and student over the same events, dense or sparse: the one place that knows the kinds of targets
+mixing.py       several teachers as one distribution: the mean of probabilities or of logits, unions of listed tokens
 divergences.py  the formulas, two to six lines each, over (log p, log q)
 soft.py         temperature and the mixture with hard labels:  L = α·T²·D(p_T ‖ q_T) + (1-α)·CE(y, q)
 hidden.py       distances between what layers put out:  γ · (1 - cos), γ · MSE, γ · (1 - CKA)

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from potstill.errors import LossError
 from potstill.losses.by_hand import compiled_loss_of_rows_, loss_of_rows_
 from potstill.losses.fused import dense_rows, has_sparse_rows
+from potstill.losses.mixing import check_size, mixed_logits_, settled
 from potstill.losses.soft import SoftLabelLoss
 from potstill.losses.support import TeacherLogits, in_dtype, rows_of
 from potstill.losses.workspace import Workspace
-from potstill.types import DenseTargets, Head, SoftTargets, SparseTargets
+from potstill.types import DenseTargets, Head, MixedTargets, SoftTargets, SparseTargets
 
 # Of the logits in a chunk, in the matmul's dtype, teacher's and student's together. Measured and fixed, not tuned at run time:
 # the number of rows decides the order of sums, and a resumed run must go on with the same bits.
@@ -68,7 +68,8 @@ class Engine:
         self.narrow = job.narrow
         self.matrix = weight[: self.size].to(self.narrow)
         self.head = replace(job.head, weight=weight, bias=bias)
-        self.targets = None if job.targets is None else in_dtype(job.targets, self.narrow)
+        temperature = job.measure.temperature
+        self.targets = None if job.targets is None else in_dtype(settled(job.targets, temperature), self.narrow)
         self.grad_rows = torch.empty_like(rows) if needs.rows else None
         self.grad_weight = torch.empty(weight.shape, dtype=self.wide, device=device) if needs.weight else None
         self.grad_bias = None
@@ -120,13 +121,22 @@ class Engine:
         targets = rows_of(self.targets, here.start, here.stop)
         if isinstance(targets, SparseTargets):
             return targets
+        if isinstance(targets, MixedTargets):
+            return self._mixture(targets)
         head = targets.head
-        if head.num_tokens != self.size:
-            raise LossError(
-                f"the teacher gives {head.num_tokens:,} tokens a probability and the student {self.size:,}: slice both heads to the "
-                "shared vocabulary (Head.sliced_to)"
-            )
+        check_size(head.num_tokens, self.size)
         return TeacherLogits(self._matmul("teacher", targets.rows, head.weight[: self.size]), head)
+
+    def _mixture(self, targets: MixedTargets) -> TeacherLogits:
+        """One teacher after another through the same memory, into logits of all of them."""
+        shape = (len(targets.weights), self.size)
+        out = self.job.workspace.take("mixture", shape, dtype=self.wide, device=self.rows.device)
+
+        def products_of(rows: Tensor, head: Head) -> Tensor:
+            check_size(head.num_tokens, self.size)
+            return self._matmul("teacher", rows, head.weight[: self.size])
+
+        return TeacherLogits(mixed_logits_(out, targets, self.job.measure.temperature, products_of), Head(self.matrix))
 
     def _matmul(self, name: str, states: Tensor, matrix: Tensor) -> Tensor:
         shape = (len(states), self.size)
@@ -192,9 +202,10 @@ class Engine:
         into.copy_(here) if is_first else into.add_(here)
 
     def _most_chunk_rows(self) -> int:
-        matrices = 2 if isinstance(self.targets, DenseTargets) else 1
+        matrices = 1 if self.targets is None or isinstance(self.targets, SparseTargets) else 2
+        wide = self.wide.itemsize if isinstance(self.targets, MixedTargets) else 0
         most = _CHUNK_BYTES.get(self.rows.device.type, _CHUNK_BYTES_ELSEWHERE)
-        rows = most // (matrices * self.size * self.narrow.itemsize)
+        rows = most // (self.size * (matrices * self.narrow.itemsize + wide))
         return max(_LEAST_ROWS, min(_MOST_ROWS, rows))
 
     def _block_rows(self) -> int:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from potstill.errors import LossError
 from potstill.losses.divergences import Divergence, ForwardKL
+from potstill.losses.mixing import settled
 from potstill.losses.support import TeacherLogits, shared_events
-from potstill.types import SoftTargets, SparseTargets
+from potstill.types import MixedTargets, SoftTargets, SparseTargets
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class SoftLabelLoss:
         if self.alpha > 0:
             if targets is None:
                 raise LossError(f"alpha is {self.alpha:g}, so soft targets are needed, and there are none")
+            if isinstance(targets, MixedTargets):
+                targets = settled(targets, self.temperature)
             if isinstance(targets, SparseTargets) and targets.is_sampled and not self.divergence.takes_samples:
                 raise LossError(
                     f"{type(self.divergence).__name__} can't learn from sampled soft labels, whose average is right only under "

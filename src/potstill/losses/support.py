@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from potstill.errors import LossError
-from potstill.types import DenseTargets, Head, SoftTargets, SparseTargets
+from potstill.losses.mixing import check_size, mixed_logits, settled
+from potstill.types import DenseTargets, Head, MixedTargets, SoftTargets, SparseTargets
 
 # Stands for log 0: exp(LOG_ZERO) is 0 in every floating point type, and 0 * LOG_ZERO is 0 where 0 * -inf would be NaN.
 LOG_ZERO = -1e4
@@ -38,15 +39,16 @@ def shared_events(
     Raises LossError when sparse targets were taken at another temperature, or when the vocabularies differ in size.
     """
     log_q = (logits / temperature).log_softmax(-1)
+    if isinstance(targets, MixedTargets):
+        targets = settled(targets, temperature)
+    if isinstance(targets, MixedTargets):
+        products = mixed_logits(targets, temperature)
+        targets = TeacherLogits(products, Head(products))
     if isinstance(targets, DenseTargets | TeacherLogits):
         is_dense = isinstance(targets, DenseTargets)
         shaped = targets.head.logits(targets.rows) if is_dense else targets.head.shape(targets.products)
         teacher_logits = shaped.to(logits.dtype)
-        if teacher_logits.shape != logits.shape:
-            raise LossError(
-                f"the teacher gives {teacher_logits.shape[-1]:,} tokens a probability and the student {logits.shape[-1]:,}: "
-                "slice both heads to the shared vocabulary (Head.sliced_to)"
-            )
+        check_size(teacher_logits.shape[-1], logits.shape[-1])
         return (teacher_logits / temperature).log_softmax(-1).clamp_min(LOG_ZERO), log_q
     if targets.temperature != temperature:
         raise LossError(
@@ -77,20 +79,39 @@ def _listed_events(
 
 def rows_of(targets: SoftTargets, start: int, stop: int) -> SoftTargets:
     """The targets of the predictions [start, stop) alone."""
-    if isinstance(targets, DenseTargets):
-        return DenseTargets(targets.rows[start:stop], targets.head)
-    rest = None if targets.rest is None else targets.rest[start:stop]
-    return SparseTargets(targets.ids[start:stop], targets.probs[start:stop], rest, targets.temperature)
+    if isinstance(targets, MixedTargets):
+        parts = tuple(_rows_of(part, start, stop) for part in targets.parts)
+        return MixedTargets(parts, targets.weights[start:stop], targets.of)
+    return _rows_of(targets, start, stop)
 
 
 def in_dtype(targets: SoftTargets, dtype: torch.dtype) -> SoftTargets:
     """Dense targets whose matmul runs in this dtype, so that the teacher's logits are rounded as the student's are."""
-    if not isinstance(targets, DenseTargets):
-        return targets
-    head = replace(targets.head, weight=targets.head.weight[: targets.head.num_tokens].to(dtype))
-    return DenseTargets(targets.rows.to(dtype), head)
+    if isinstance(targets, MixedTargets):
+        return replace(targets, parts=tuple(_in_dtype(part, dtype) for part in targets.parts))
+    return _in_dtype(targets, dtype)
 
 
 def num_rows(targets: SoftTargets) -> int:
     """How many predictions these targets are for."""
-    return len(targets.rows) if isinstance(targets, DenseTargets) else len(targets.ids)
+    match targets:
+        case DenseTargets():
+            return len(targets.rows)
+        case SparseTargets():
+            return len(targets.ids)
+        case MixedTargets():
+            return len(targets.weights)
+
+
+def _rows_of(part: DenseTargets | SparseTargets, start: int, stop: int) -> DenseTargets | SparseTargets:
+    if isinstance(part, DenseTargets):
+        return DenseTargets(part.rows[start:stop], part.head)
+    rest = None if part.rest is None else part.rest[start:stop]
+    return SparseTargets(part.ids[start:stop], part.probs[start:stop], rest, part.temperature)
+
+
+def _in_dtype(part: DenseTargets | SparseTargets, dtype: torch.dtype) -> DenseTargets | SparseTargets:
+    if not isinstance(part, DenseTargets):
+        return part
+    head = replace(part.head, weight=part.head.weight[: part.head.num_tokens].to(dtype))
+    return DenseTargets(part.rows.to(dtype), head)

@@ -11,7 +11,7 @@ import torch
 from potstill.data import TokenCorpus
 from potstill.errors import StoreError
 from potstill.soft_labels.store import Store, document_keys
-from potstill.types import SoftTargets, SparseTargets
+from potstill.types import DenseTargets, SparseTargets
 
 _ROWS_AT_ONCE = 64
 
@@ -69,7 +69,7 @@ def export_labels(store: Store, corpus: TokenCorpus, path: Path, *, k: int = 64)
     part.replace(path)
 
 
-def _listed(targets: SoftTargets, k: int) -> list[tuple[list[int], list[float]]]:
+def _listed(targets: DenseTargets | SparseTargets, k: int) -> list[tuple[list[int], list[float]]]:
     """(tokens, log-probabilities) of each prediction, the likeliest first, without those of probability 0."""
     found = []
     for row in range(len(targets.ids if isinstance(targets, SparseTargets) else targets.rows)):

@@ -19,7 +19,7 @@ from potstill.soft_labels.sampled import Sampled
 from potstill.soft_labels.shard import Shard
 from potstill.soft_labels.streams import Ragged
 from potstill.soft_labels.topk import TopK
-from potstill.types import DenseTargets, Head, SoftTargets, SparseTargets
+from potstill.types import DenseTargets, Head, SparseTargets
 
 SUFFIX, PLAN = ".labels", "plan.json"
 _CACHED_PAGES = 256
@@ -111,7 +111,9 @@ class Store:
             return Places(nothing - 1, nothing, nothing)
         return Places(np.where(is_known, shards[where], -1), starts[where], np.where(is_known, tokens[where], 0))
 
-    def read(self, shards: NDArray[np.int64], numbers: NDArray[np.int64], temperature: float) -> SoftTargets:
+    def read(
+        self, shards: NDArray[np.int64], numbers: NDArray[np.int64], temperature: float
+    ) -> DenseTargets | SparseTargets:
         """Labels of predictions, each by its shard and its number there, in this order."""
         pages, order = self._pages_of(shards, numbers)
         streams = {

@@ -12,7 +12,7 @@ from potstill.data import TokenCorpus
 from potstill.errors import DataError, LossError, StoreError
 from potstill.losses import SoftLabelLoss
 from potstill.soft_labels import Dense, Hidden, Sampled, Store, TopK, document_keys
-from potstill.types import Batch, DenseTargets, SoftTargets, SparseTargets
+from potstill.types import Batch, DenseTargets, MixedTargets, SoftTargets, SparseTargets
 
 
 class StoredTeacher:
@@ -44,7 +44,7 @@ class StoredTeacher:
                 "again, it adds what is missing"
             )
 
-    def label(self, batch: Batch) -> SoftTargets:
+    def label(self, batch: Batch) -> DenseTargets | SparseTargets:
         """The labels of the counted predictions, in reading order, on the CPU. DataError for a batch of another text."""
         counted = np.flatnonzero(batch.counted.cpu().numpy())
         documents, offsets, inputs, targets = (
@@ -78,15 +78,22 @@ class StoredTeacher:
 
 def on_device(targets: SoftTargets, device: torch.device) -> SoftTargets:
     """The same labels there."""
-    if isinstance(targets, SparseTargets):
-        rest = None if targets.rest is None else targets.rest.to(device)
-        return SparseTargets(targets.ids.to(device), targets.probs.to(device), rest, targets.temperature)
-    head = targets.head
+    if isinstance(targets, MixedTargets):
+        parts = tuple(_on_device(part, device) for part in targets.parts)
+        return MixedTargets(parts, targets.weights.to(device), targets.of)
+    return _on_device(targets, device)
+
+
+def _on_device(part: DenseTargets | SparseTargets, device: torch.device) -> DenseTargets | SparseTargets:
+    if isinstance(part, SparseTargets):
+        rest = None if part.rest is None else part.rest.to(device)
+        return SparseTargets(part.ids.to(device), part.probs.to(device), rest, part.temperature)
+    head = part.head
     bias = None if head.bias is None else head.bias.to(device)
-    layers = {layer: states.to(device) for layer, states in targets.layers.items()}
-    attention = {key: states.to(device) for key, states in targets.attention.items()}
+    layers = {layer: states.to(device) for layer, states in part.layers.items()}
+    attention = {key: states.to(device) for key, states in part.attention.items()}
     return DenseTargets(
-        targets.rows.to(device), replace(head, weight=head.weight.to(device), bias=bias), layers, attention
+        part.rows.to(device), replace(head, weight=head.weight.to(device), bias=bias), layers, attention
     )
 
 

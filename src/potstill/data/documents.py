@@ -64,6 +64,7 @@ class Document:
     tokens     token ids that somebody has made already: they stay as they are, and there are no parts
     label      the class it belongs to, where there is one
     weight     how much each of its predictions counts in the loss, beside 1
+    teacher    the name of the teacher that marks it, where its record names one
     """
 
     key: str
@@ -73,6 +74,7 @@ class Document:
     tokens: Tokens | None = None
     label: int | str | None = None
     weight: float = 1.0
+    teacher: str | None = None
 
     @property
     def text(self) -> str:
@@ -94,6 +96,7 @@ class Columns:
     weight: str = "loss_weight"
     split: str = "split_key"
     ends: str = "ends"
+    teacher: str = "teacher"
 
 
 def read_documents(
@@ -185,24 +188,31 @@ def documents_of_records(
 ) -> Iterator[Document]:
     """The text in rows: of each that isn't blank, a document. Raises DataError for columns that hold none."""
     for where, record in records:
-        if record.get(columns.messages) is not None:
-            if tokenizer is None:
-                raise DataError(f"{where} is a chat, which needs a tokenizer with a chat template")
-            parts = tuple(Part(text, counts) for text, counts in chat_parts(record[columns.messages], tokenizer, where))
-            yield _of_row(Document(_key(parts), parts, is_sample=True, ends=False), record, columns, where)
-        elif columns.completion in record and columns.prompt in record:
-            prompt, completion = (_text_in(record, name, where) for name in (columns.prompt, columns.completion))
-            parts = (Part(prompt, False), Part(completion, True))
-            ends = record.get(columns.ends) is not False
-            yield _of_row(Document(_key(parts), parts, is_sample=True, ends=ends), record, columns, where)
-        elif columns.text in record:
-            text = _text_in(record, columns.text, where)
-            if text.strip():
-                yield replace(_plain(text), label=_label_in(record, columns.label))
-        elif columns.ids in record:
-            yield _tokenized(record, columns, where)
-        else:
-            raise DataError(_wrong_columns(where, record, columns))
+        document = _document_of(record, columns, tokenizer, where)
+        if document is not None:
+            teacher = record.get(columns.teacher)
+            yield replace(document, teacher=teacher) if isinstance(teacher, str) else document
+
+
+def _document_of(
+    record: Mapping[str, object], columns: Columns, tokenizer: PreTrainedTokenizerBase | None, where: str
+) -> Document | None:
+    if record.get(columns.messages) is not None:
+        if tokenizer is None:
+            raise DataError(f"{where} is a chat, which needs a tokenizer with a chat template")
+        parts = tuple(Part(text, counts) for text, counts in chat_parts(record[columns.messages], tokenizer, where))
+        return _of_row(Document(_key(parts), parts, is_sample=True, ends=False), record, columns, where)
+    if columns.completion in record and columns.prompt in record:
+        prompt, completion = (_text_in(record, name, where) for name in (columns.prompt, columns.completion))
+        parts = (Part(prompt, False), Part(completion, True))
+        ends = record.get(columns.ends) is not False
+        return _of_row(Document(_key(parts), parts, is_sample=True, ends=ends), record, columns, where)
+    if columns.text in record:
+        text = _text_in(record, columns.text, where)
+        return replace(_plain(text), label=_label_in(record, columns.label)) if text.strip() else None
+    if columns.ids in record:
+        return _tokenized(record, columns, where)
+    raise DataError(_wrong_columns(where, record, columns))
 
 
 def _of_row(sample: Document, record: Mapping[str, object], columns: Columns, where: str) -> Document:

@@ -36,6 +36,7 @@ class TokenCorpus:
     is_sample    bool [documents]: a prompt with its answer, never cut into windows
     token_bytes  uint16 [vocabulary]: how many bytes of text each token stands for
     labels       int64 [documents]: the class of a labelled text, -1 elsewhere
+    teachers     int64 [documents]: the number of the teacher that a document names, -1 elsewhere
     """
 
     ids: NDArray[np.uint32]
@@ -45,10 +46,12 @@ class TokenCorpus:
     is_sample: NDArray[np.bool_]
     token_bytes: NDArray[np.uint16]
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    teachers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
-        if not len(self.labels):
-            object.__setattr__(self, "labels", np.full(len(self.keys), -1, dtype=np.int64))
+        for name in ("labels", "teachers"):
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.full(len(self.keys), -1, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,6 +92,7 @@ class TokenCorpus:
             self.is_sample[chosen],
             self.token_bytes,
             self.labels[chosen],
+            self.teachers[chosen],
         )
 
     def part(self, split: Split, *, held_out: float = 0.10, search: float = 0.05) -> TokenCorpus:
@@ -133,9 +137,11 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     *,
     classes: Mapping[str, int] | None = None,
+    teachers: Mapping[str, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenCorpus:
-    """Tokenise a corpus; `progress` is told (documents, tokens) now and then. With `classes`, each document's label becomes its number.
+    """Tokenise a corpus; `progress` is told (documents, tokens) now and then. With `classes`, each document's label becomes its number;
+    with `teachers`, so does the teacher it names (DataError where it names none of them).
 
     What the tokenizer itself puts in front (BOS) stays; an end-of-text token goes behind documents that end, if there is one
     and it is not there. Documents that are token ids already stay as they are. The text of a prompt and its completion is
@@ -149,6 +155,7 @@ def tokenize(
     keys: list[str] = []
     is_sample: list[bool] = []
     labels: list[int] = []
+    marked_by: list[int] = []
     num_tokens = 0
     for some in _batched(documents, _DOCUMENTS_AT_ONCE):
         for document, piece in zip(some, _pieces(some, tokenizer), strict=True):
@@ -156,6 +163,7 @@ def tokenize(
             keys.append(document.key)
             is_sample.append(document.is_sample)
             labels.append(-1 if classes is None else _class_of(document, classes))
+            marked_by.append(-1 if teachers is None else _teacher_of(document, teachers))
             num_tokens += len(piece[0])
         if progress is not None:
             progress(len(keys), num_tokens)
@@ -167,6 +175,7 @@ def tokenize(
         is_sample=np.array(is_sample, dtype=np.bool_),
         token_bytes=bytes_of_tokens(tokenizer),
         labels=np.array(labels, dtype=np.int64),
+        teachers=np.array(marked_by, dtype=np.int64),
     )
 
 
@@ -182,6 +191,16 @@ def _class_of(document: Document, classes: Mapping[str, int]) -> int:
         known = ", ".join(list(classes)[:8]) + (", ..." if len(classes) > 8 else "")
         raise DataError(f"the text {document.text[:40]!r} has the label {label!r}, and the model knows {known}")
     return found
+
+
+def _teacher_of(document: Document, teachers: Mapping[str, int]) -> int:
+    if document.teacher not in teachers:
+        named = "names no teacher" if document.teacher is None else f"names the teacher {document.teacher!r}"
+        raise DataError(
+            f"the text {document.text[:40]!r} {named}, and there are {', '.join(teachers)}: name one of them in its column "
+            "(data.columns.teacher)"
+        )
+    return teachers[document.teacher]
 
 
 def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.uint16]:

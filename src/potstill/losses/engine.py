@@ -18,7 +18,7 @@ from potstill.losses.mixing import check_size, mixed_logits_, settled
 from potstill.losses.soft import SoftLabelLoss
 from potstill.losses.support import TeacherLogits, in_dtype, rows_of
 from potstill.losses.workspace import Workspace
-from potstill.types import DenseTargets, Head, MixedTargets, SoftTargets, SparseTargets
+from potstill.types import Head, MixedTargets, SoftTargets, SparseTargets
 
 # Of the logits in a chunk, in the matmul's dtype, teacher's and student's together. Measured and fixed, not tuned at run time:
 # the number of rows decides the order of sums, and a resumed run must go on with the same bits.

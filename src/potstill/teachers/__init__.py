@@ -9,24 +9,39 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
     live.py        LiveTeacher                                 a model marks as the student reads
     stored.py      StoredTeacher, on_device                    what it said is on disk
     remembering.py RememberingTeacher                          marks the same text once, for several models
+    mixture.py     MixtureTeacher                              several who mark together, weighed
+    routed.py      RoutedTeacher                               several, each for its own documents
+    averaged.py    AveragedTeacher                             the average of the student's own past
+    smoothing.py   SmoothingTeacher                            knows the text alone, and is as unsure as a teacher: a control
     fake.py        FakeTeacher                                 a test double: depends on the last token read only
     vocabulary.py  shared_predictions, check_chat_rendering    do teacher and student mean the same by a token, a class, a chat?
 """
 
+from potstill.teachers.averaged import AveragedTeacher
 from potstill.teachers.fake import FakeTeacher
 from potstill.teachers.live import LiveTeacher
+from potstill.teachers.mixture import MixtureTeacher, is_stored
 from potstill.teachers.remembering import RememberingTeacher
+from potstill.teachers.routed import RoutedTeacher
+from potstill.teachers.smoothing import SmoothingTeacher, entropies, smoothing_of_entropy
 from potstill.teachers.stored import StoredTeacher, check_serves, on_device
 from potstill.teachers.vocabulary import check_chat_rendering, shared_predictions, shared_vocabulary
 
 __all__ = [
+    "AveragedTeacher",
     "FakeTeacher",
     "LiveTeacher",
+    "MixtureTeacher",
     "RememberingTeacher",
+    "RoutedTeacher",
+    "SmoothingTeacher",
     "StoredTeacher",
     "check_chat_rendering",
     "check_serves",
+    "entropies",
+    "is_stored",
     "on_device",
     "shared_predictions",
     "shared_vocabulary",
+    "smoothing_of_entropy",
 ]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from potstill.errors import RunDirectoryError
 
 _KEPT = 2
-_WRITTEN = "written.safetensors"
+_WRITTEN, _AVERAGE = "written.safetensors", "average.safetensors"
 
 
 def save_checkpoint(
@@ -31,10 +31,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     *,
     written: Mapping[str, Tensor] | None = None,
+    average: nn.Module | None = None,
 ) -> Path:
     """Write the state after `step` optimizer steps below `folder`; RunDirectoryError when the disk is full.
 
-    `written`: text of the student's own that steps to come learn from.
+    written  text of the student's own that steps to come learn from
+    average  a teacher that is the student's average
     """
     done = folder / f"step-{step:08d}"
     part = folder / f"{done.name}.part-{os.getpid()}"
@@ -45,6 +47,8 @@ def save_checkpoint(
         save_file(_random_state(), part / "random.safetensors")
         if written is not None:
             save_file(dict(written), part / _WRITTEN)
+        if average is not None:
+            save_file(_weights(average), part / _AVERAGE)
         (part / "state.json").write_text(json.dumps({"step": step, "version": 1}))
         if done.exists():
             shutil.rmtree(done)
@@ -74,23 +78,23 @@ def newest_step(folder: Path) -> int:
     return 0 if newest is None else int(newest.name.removeprefix("step-"))
 
 
-def load_checkpoint_(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Put the saved state into student, optimizer and the random generators; the number of steps done."""
+def load_checkpoint_(
+    path: Path, student: nn.Module, optimizer: torch.optim.Optimizer, *, average: nn.Module | None = None
+) -> int:
+    """Put the saved state into student, optimizer, the random generators and the student's average; the number of steps done."""
     try:
         weights = load_file(path / "student.safetensors")
         moments = load_file(path / "optimizer.safetensors")
         random = load_file(path / "random.safetensors")
+        averaged = {} if average is None else load_file(path / _AVERAGE)
         step = json.loads((path / "state.json").read_text())["step"]
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunDirectoryError(
             f"the checkpoint {path} can't be read ({error}): delete that folder and start again"
         ) from error
-    own = _weights(student)
-    if weights.keys() != own.keys() or any(weights[name].shape != own[name].shape for name in own):
-        raise RunDirectoryError(f"the checkpoint {path} is of another student: give this run a folder of its own")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
+    for model, saved in ((student, weights), (average, averaged)):
+        if model is not None:
+            _fill_(model, saved, path)
     for name, parameter in student.named_parameters():
         prefix = f"{name}/"
         saved = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
@@ -112,6 +116,15 @@ def load_written(path: Path) -> dict[str, Tensor] | None:
         raise RunDirectoryError(
             f"the checkpoint {path} can't be read ({error}): delete that folder and start again"
         ) from error
+
+
+def _fill_(model: nn.Module, saved: dict[str, Tensor], path: Path) -> None:
+    own = _weights(model)
+    if saved.keys() != own.keys() or any(saved[name].shape != own[name].shape for name in own):
+        raise RunDirectoryError(f"the checkpoint {path} is of another student: give this run a folder of its own")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(saved[name])
 
 
 def _weights(student: nn.Module) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from potstill.errors import DataError, NotFiniteError
 from potstill.losses import FeatureLoss, SoftLabelLoss, Workspace, linear_loss
 from potstill.models import hidden_states
-from potstill.teachers import StoredTeacher, on_device
+from potstill.teachers import AveragedTeacher, is_stored, on_device
 from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
 from potstill.training.features import Features, GradientShares, Terms, first_input, shares_of
 from potstill.training.on_policy import OnPolicy, Written, begin_writing
@@ -97,7 +97,7 @@ def train(
 ) -> Iterator[Step]:
     """Train the student in place, yielding after each optimizer step. `features` are added to the loss of the labels.
 
-    Batches of a kind `OnPolicy` are the student's own text, written as it learns.
+    Batches of a kind `OnPolicy` are the student's own text, written as it learns; a teacher that is the student's average follows it.
 
     With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On
     CPU, a run that was killed and resumed gives the same bits as one that was not. Raises NotFiniteError when loss or
@@ -110,13 +110,14 @@ def train(
         student.activation_checkpointing_enable({"use_reentrant": False})
     size = teacher.num_tokens if teacher is not None else None
     student.to(accelerator.device)
+    average = teacher.model.to(accelerator.device) if isinstance(teacher, AveragedTeacher) else None  # type: ignore[arg-type]
     beside = None if features is None else Features(features).to(accelerator.device)
     learning: nn.Module = student
     if beside is not None and beside.has_state:
         learning = nn.ModuleDict({"student": student, "features": beside})
     optimizer = adamw(learning, settings)
     newest = None if folder is None else newest_checkpoint(folder)
-    done = 0 if newest is None else load_checkpoint_(newest, learning, optimizer)
+    done = 0 if newest is None else load_checkpoint_(newest, learning, optimizer, average=average)
     asked = teacher if measure.needs_teacher or features is not None else None
     objective = accelerator.prepare_model(_Objective(student, measure, beside, size, compiled=settings.compile_loss))
     own, text = None, batches
@@ -137,10 +138,12 @@ def train(
         refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        written = None if own is None else own.of_step(index)
+        if isinstance(teacher, AveragedTeacher):
+            teacher.follow_(student, index + 1)
+        written, text_left = (None, None) if own is None else (own.of_step(index), own.state())
         step = replace(_step(index + 1, means, batch, rate, norm, started), written=written, shares=found)
         if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
-            save_checkpoint(folder, step.index, learning, optimizer, written=None if own is None else own.state())
+            save_checkpoint(folder, step.index, learning, optimizer, written=text_left, average=average)
         yield step
 
 
@@ -163,7 +166,7 @@ def _divided(
 ) -> Iterator[_Work]:
     """This process's share of each step in passes. Stored labels are read here, beside the step before."""
     world, rank = accelerator.num_processes, accelerator.process_index
-    stored = teacher if isinstance(teacher, StoredTeacher) else None
+    stored = teacher if is_stored(teacher) else None
     for batch in batches:
         if len(batch.inputs) < world:
             raise DataError(

@@ -7,6 +7,7 @@ demo.py compress.py distill.py write.py label.py inspect.py import_labels.py exp
 report.py recipes.py   one verb each
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
+staging.py   a run made of runs, from beginning to end
 compressing.py  a search from beginning to end
 climbers.py  what a person sees of a search
 writing.py   writing with a person watching

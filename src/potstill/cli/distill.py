@@ -12,7 +12,12 @@ def distill(recipe: RecipeArgument, out: OutOption = None, sets: SetOption = Non
 
     from potstill.cli.console import new_console
     from potstill.cli.running import run_recipe
+    from potstill.cli.staging import run_stages
     from potstill.recipe import load_recipe
 
     decoded = load_recipe(recipe, sets=sets or [])
-    run_recipe(decoded, out or Path("runs") / decoded.name, new_console())
+    folder, console = out or Path("runs") / decoded.name, new_console()
+    if decoded.stages is None:
+        run_recipe(decoded, folder, console)
+    else:
+        run_stages(decoded, folder, console)

@@ -194,7 +194,7 @@ def _class_of(document: Document, classes: Mapping[str, int]) -> int:
 
 
 def _teacher_of(document: Document, teachers: Mapping[str, int]) -> int:
-    if document.teacher not in teachers:
+    if document.teacher is None or document.teacher not in teachers:
         named = "names no teacher" if document.teacher is None else f"names the teacher {document.teacher!r}"
         raise DataError(
             f"the text {document.text[:40]!r} {named}, and there are {', '.join(teachers)}: name one of them in its column "

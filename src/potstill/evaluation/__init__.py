@@ -25,7 +25,7 @@ from potstill.evaluation.comparison import (
     scores_to_json,
 )
 from potstill.evaluation.harness import HarnessTask, read_task
-from potstill.evaluation.measuring import Measurement, measure
+from potstill.evaluation.measuring import Measurement, measure, measure_teacher
 from potstill.evaluation.questions import Question, Questions, answer_scores, read_questions
 from potstill.evaluation.scores import LOWER_IS_BETTER, METRICS, NEEDS_TEACHER, difference, retention, score
 from potstill.evaluation.speed import Speed, speed
@@ -45,6 +45,7 @@ __all__ = [
     "difference",
     "load_scores",
     "measure",
+    "measure_teacher",
     "read_questions",
     "read_task",
     "retention",

@@ -25,10 +25,11 @@ from potstill.data import (
 )
 from potstill.errors import DataError, ModelError, NotFiniteError, RunDirectoryError, VocabularyError
 from potstill.losses import ForwardKL
-from potstill.losses.support import LOG_ZERO
+from potstill.losses.mixing import mixed_logits
+from potstill.losses.support import LOG_ZERO, rows_of
 from potstill.models import Task, head_of, hidden_states, task_of
 from potstill.models.asking import device_of, evaluating
-from potstill.types import Batch, DenseTargets, Head, HiddenStates, SoftTargets, Teacher
+from potstill.types import Batch, DenseTargets, Head, HiddenStates, MixedTargets, SoftTargets, Teacher
 
 NUM_BINS = 15
 # Of fp32 logits in a chunk: on a CPU what stays in the cache (measured at 4,096 and 49,152 tokens: 64 MiB takes a third longer).
@@ -123,7 +124,33 @@ def measure(
         for batch in _batches(task, corpus, length, rows, masking):
             batch = batch.to(device)
             targets = None if teacher is None else _dense(teacher.label(batch))
-            _add(sums, corpus, batch, hidden_states(model, batch, size=size), targets)
+            states = hidden_states(model, batch, size=size)
+            _add(sums, corpus, batch, DenseTargets(states.rows, states.head), targets)
+    nothing = np.full(len(corpus), np.nan)
+    return Measurement(**{"kl": nothing, "agreements": nothing, **sums})
+
+
+def measure_teacher(
+    marker: Teacher,
+    corpus: TokenCorpus,
+    *,
+    length: int,
+    rows: int = 16,
+    teacher: Teacher | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Measurement:
+    """The same of whoever marks text with whole distributions: several models together, say. For text that goes on, token by token."""
+    check_learnable(corpus)
+    names = ("tokens", "bytes", "nll", "hits", *(() if teacher is None else ("kl", "agreements")))
+    sums: Sums = {name: np.zeros(len(corpus)) for name in names}
+    sums |= {name: np.zeros((len(corpus), NUM_BINS)) for name in ("confidence", "right", "count")}
+    kind = torch.device(device).type
+    with torch.no_grad(), torch.autocast(kind, dtype, enabled=dtype != torch.float32):
+        for batch in ordered_batches(corpus, length=length, rows=rows):
+            batch = batch.to(device)
+            targets = None if teacher is None else _dense(teacher.label(batch))
+            _add(sums, corpus, batch, marker.label(batch), targets)
     nothing = np.full(len(corpus), np.nan)
     return Measurement(**{"kl": nothing, "agreements": nothing, **sums})
 
@@ -185,15 +212,15 @@ def _dense(targets: SoftTargets) -> DenseTargets:
     return targets
 
 
-def _add(sums: Sums, corpus: TokenCorpus, batch: Batch, states: HiddenStates, targets: DenseTargets | None) -> None:
+def _add(sums: Sums, corpus: TokenCorpus, batch: Batch, said: SoftTargets, targets: DenseTargets | None) -> None:
     tokens, documents = batch.targets[batch.counted], batch.documents[batch.counted].cpu().numpy()
-    head, teacher_head = _cast(states.head), None if targets is None else _cast(targets.head)
+    head, teacher_head = _head_of(said), None if targets is None else _cast(targets.head)
     chunk = _chunk_rows(head)
     # A class stands for no bytes of text.
     sizes = (np.zeros(head.num_tokens) if (corpus.labels >= 0).all() else corpus.token_bytes).astype(np.float64)
     for start in range(0, len(tokens), chunk):
         here = slice(start, start + chunk)
-        figures, guess, log_q = _alone(head.logits(states.rows[here]), tokens[here])
+        figures, guess, log_q = _alone(_logits(said, head, here), tokens[here])
         if not figures["nll"].isfinite().all():
             raise NotFiniteError(_not_finite(corpus, documents[here][~figures["nll"].isfinite().cpu().numpy()]))
         if targets is not None and teacher_head is not None:
@@ -201,6 +228,22 @@ def _add(sums: Sums, corpus: TokenCorpus, batch: Batch, states: HiddenStates, ta
         found = {name: values.cpu().double().numpy() for name, values in figures.items()}
         found["bytes"] = sizes[tokens[here].cpu().numpy()]
         _add_to_documents(sums, documents[here], found)
+
+
+def _head_of(said: SoftTargets) -> Head:
+    """Of a model, or of the first of several that say how many tokens there are."""
+    if isinstance(said, MixedTargets):
+        return next(_cast(part.head) for part in said.parts if isinstance(part, DenseTargets))
+    return _cast(_dense(said).head)
+
+
+def _logits(said: SoftTargets, head: Head, here: slice) -> Float[Tensor, "rows tokens"]:
+    """Of a few rows; of a mixture, logits whose softmax it is."""
+    if isinstance(said, MixedTargets):
+        some = rows_of(said, here.start, here.stop)
+        assert isinstance(some, MixedTargets)
+        return mixed_logits(some, 1.0)
+    return head.logits(_dense(said).rows[here])
 
 
 def _alone(

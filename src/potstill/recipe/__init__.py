@@ -12,6 +12,10 @@ searched.py  the student that is searched for, its bars and limits
 table.py     what all tables share
 on_policy.py [training.on_policy]: the student's own text
 features.py  what is compared beside the labels
+teaching.py  more teachers than one, or the student's own past
+marking.py   the teachers of a mixture, live or from disk, one at a time where they must
+stages.py    a run made of runs: what a recipe can say of it
+staging.py   its stages, each a recipe of its own
 decode.py    the file and `--set`; refuses what can't be meant
 mistakes.py  why a recipe was rejected, in sentences
 toml.py      the resolved recipe as TOML, and the JSON schema

@@ -69,7 +69,12 @@ def decode(mapping: Mapping[str, object], *, source: str = "recipe") -> Recipe:
 def decode_as(kind: type[AnyRecipe], mapping: Mapping[str, object], *, source: str) -> AnyRecipe:
     """The same for a recipe of any class."""
     try:
-        return kind.model_validate(dict(mapping))
+        recipe = kind.model_validate(dict(mapping))
+        if isinstance(recipe, Recipe) and recipe.stages is not None:
+            from potstill.recipe.staging import check_stages
+
+            check_stages(recipe)
+        return recipe
     except ValidationError as error:
         lines = explain(error, kind)
     if len(lines) == 1:

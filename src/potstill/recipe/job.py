@@ -49,6 +49,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
     from potstill.data import MaskedBatches
     from potstill.models import faster_dtype, hold_in_, size_of, task_of
+    from potstill.recipe.marking import build_mixture, fingerprints_of_others, label_one_at_a_time, size_of_all
     from potstill.runs import (
         Job,
         RunFolder,
@@ -60,13 +61,19 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
 
     check_trackers(recipe.training.trackers)
     check_is_apart(recipe.data, out)
+    check_teaching(recipe)
+    if recipe.teacher.mixture is not None and recipe.teacher.mixture.one_at_a_time:
+        label_one_at_a_time(recipe, out, say)
     model, student, tokenizer, size = _checked_models(recipe, say)
+    size = size_of_all(recipe, student, tokenizer, size)
     identity = {
         "teacher": fingerprint_of_model(model),
         "student": fingerprint_of_model(student),
         "tokenizer": fingerprint_of_tokenizer(tokenizer),
         "text": fingerprint_of_text(recipe.data),
     }
+    more, others = fingerprints_of_others(recipe, out)
+    identity |= more
     folder = RunFolder.open(out, recipe_toml(recipe), identity)
     corpus = corpus_of_run(recipe, folder, model, tokenizer, size, say)
     batches, held_out = learned_and_held_out(recipe, task_of(model), tokenizer, corpus)
@@ -79,9 +86,12 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     per_step = training.rows * training.length if on_policy is None else round(on_policy.tokens_per_step)
     steps = num_steps(training, tokens_per_step=per_step, steps_per_epoch=batches.steps_per_epoch)
     live, measure = LiveTeacher(model, size=size), build_measure(recipe.loss)
+    marker = _marker(recipe, out, live, batches.corpus, measure, features, identity)
+    if recipe.teacher.mixture is not None:
+        marker = build_mixture(recipe, out, marker, others, batches.corpus, identity, dtype)
     job = Job(
         teacher=live,
-        marker=_marker(recipe, out, live, batches.corpus, measure, features, identity),
+        marker=marker,
         tokenizer=tokenizer,
         new_student=lambda: build_learner(recipe, model, importance),
         batches=batches,
@@ -90,6 +100,8 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         measure=measure,
         features=features,
         correction=build_correction(recipe, dtype=dtype),
+        average=None if recipe.teacher.average is None else recipe.teacher.average.decay,
+        smoothing=recipe.evaluation.smoothing,
         masking=batches.masking if isinstance(batches, MaskedBatches) else None,
         settings=build_settings(training, steps=steps, dtype=dtype),
         length=training.length,
@@ -101,6 +113,20 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     )
     sizes = {"teacher": asdict(size_of(model)), "student": asdict(size_of(student))}
     return BuiltJob(job, folder, {**identity, **_facts(job), "sizes": sizes, "shared_vocabulary": size})
+
+
+def check_teaching(recipe: Recipe) -> None:
+    """RecipeError for a way of teaching that the loss leaves without anything to learn from."""
+    if recipe.teacher.average is not None and recipe.loss.alpha == 1:
+        raise RecipeError(
+            "teacher.average begins as the student itself, so with loss.alpha = 1 there is nothing to learn: set it below 1, as 0.5"
+        )
+    if recipe.teacher.average is not None and recipe.loss.features:
+        raise RecipeError("teacher.average gives no hidden states: leave it, or loss.hidden, loss.embeddings and loss.attention, out")
+    if recipe.evaluation.smoothing and recipe.loss.alpha == 0:
+        raise RecipeError(
+            "evaluation.smoothing takes the teacher's place, and with loss.alpha = 0 it has none: leave it out"
+        )
 
 
 def _facts(job: Job) -> dict[str, object]:

@@ -12,6 +12,8 @@ from potstill.recipe.schema import LabelsTable, Recipe
 from potstill.recipe.text import Say, read_corpus
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from potstill.data import TokenCorpus
     from potstill.soft_labels import Codec, Manifest, Store
     from potstill.teachers import LiveTeacher
@@ -53,6 +55,35 @@ def check_is_teacher(store: Store, fingerprint: str) -> None:
 
 def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
     """Load, check, tokenise; the store's folder is made or taken up. Raises a PotstillError for whatever can't work."""
+    from potstill.models import load_model
+    from potstill.recipe.build import build_student
+
+    say(f"loading {recipe.teacher.model}")
+    model = load_model(recipe.teacher.model)
+    size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model)[0])
+    say(f"reading {recipe.data.source if isinstance(recipe.data.source, str) else ', '.join(recipe.data.source)}")
+    return labelling_by(recipe.teacher.model, model, recipe, labelled_text(recipe, tokenizer), folder, tokenizer, size)
+
+
+def labelled_text(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TokenCorpus:
+    """What is labelled: the text that is learned from."""
+    corpus = read_corpus(recipe.data, tokenizer)
+    corpus = corpus.part("train", held_out=recipe.data.held_out, search=recipe.data.search)
+    if len(corpus) == 0:
+        raise RecipeError("no document of the text is left to learn from: lower data.held_out, or give more text")
+    return corpus
+
+
+def labelling_by(
+    name: str,
+    model: PreTrainedModel,
+    recipe: Recipe,
+    corpus: TokenCorpus,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    size: int,
+) -> Labelling:
+    """What the model called `name` is to label, as the recipe says; the store's folder is made or taken up."""
     import torch
 
     from potstill.models import (
@@ -62,34 +93,24 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
         faster_dtype,
         head_of,
         hold_in_,
-        load_model,
         on_this_device,
         task_of,
         this_device,
     )
-    from potstill.recipe.build import build_student
     from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
     from potstill.soft_labels import Manifest, begin_store
     from potstill.teachers import LiveTeacher
 
-    say(f"loading {recipe.teacher.model}")
-    model = load_model(recipe.teacher.model)
     if task_of(model) != "causal":
         raise RecipeError(
-            f"labels are stored for causal language models alone, and {recipe.teacher.model} is a {type(model).__name__}: "
+            f"labels are stored for causal language models alone, and {name} is a {type(model).__name__}: "
             "distil it with the teacher live"
         )
-    size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model)[0])
     length = recipe.training.length
     check_context(model, length)
     check_head(model)
     check_packing(model)
     fingerprint = fingerprint_of_model(model)
-    say(f"reading {recipe.data.source if isinstance(recipe.data.source, str) else ', '.join(recipe.data.source)}")
-    corpus = read_corpus(recipe.data, tokenizer)
-    corpus = corpus.part("train", held_out=recipe.data.held_out, search=recipe.data.search)
-    if len(corpus) == 0:
-        raise RecipeError("no document of the text is left to learn from: lower data.held_out, or give more text")
     wanted = recipe.training.dtype
     dtype = faster_dtype(this_device()) if wanted == "auto" else getattr(torch, wanted)
     hold_in_(model, dtype)
@@ -98,7 +119,7 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
         codec=build_codec(recipe.labels, recipe.loss.temperature),
         num_tokens=size,
         tokenizer=fingerprint_of_tokenizer(tokenizer),
-        teacher={"name": recipe.teacher.model, "fingerprint": fingerprint, "dtype": str(model.dtype)},
+        teacher={"name": name, "fingerprint": fingerprint, "dtype": str(model.dtype)},
         context=length,
         temperature=recipe.loss.temperature,
         seed=recipe.labels.seed,

@@ -19,7 +19,9 @@ from potstill.recipe.kinds import (
     StudentTable,
 )
 from potstill.recipe.on_policy import OnPolicyTable, check_can_mark, check_on_policy
+from potstill.recipe.stages import StagesTable
 from potstill.recipe.table import Share, Table, Text, mistake, needs
+from potstill.recipe.teaching import AverageTable, MixtureTable, check_ways_of_teaching
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
 
@@ -49,6 +51,15 @@ class TeacherTable(Table):
     """Where stored labels lie. Left out: soft_labels/ beside the run."""
     correction: CorrectionTable | None = None
     """For text far from what the teacher knows. Left out: it marks as it is. Scores are beside the uncorrected teacher all the same."""
+    mixture: MixtureTable | None = None
+    """Other teachers who mark together with this one. Left out: it marks alone."""
+    average: AverageTable | None = None
+    """The student's own average marks in this one's place. Left out: it marks itself."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> TeacherTable:
+        check_ways_of_teaching(self)
+        return self
 
     @model_validator(mode="after")
     def _correct_alive(self) -> TeacherTable:
@@ -89,6 +100,8 @@ class ColumnsTable(Table):
     """Text that is token ids already, of the student's tokenizer."""
     label: Text = "label"
     """Beside `text`, for classifiers: its class, by name or number."""
+    teacher: Text = "teacher"
+    """Where teacher.mixture goes by it: the name of the teacher that marks the record."""
     labels: Text = "labels"
     """Beside the ids: -100 where a token is read and not learned."""
     weight: Text = "loss_weight"
@@ -253,6 +266,8 @@ class EvaluationTable(Table):
     """Train the same student on hard labels too, over the same tokens: what the teacher was worth."""
     control_same_time: bool = False
     """Train a second control for as many seconds as the distilled student took: it needs no teacher, so it reads more."""
+    smoothing: bool = False
+    """Train the same student on smoothed hard labels too, as uncertain as the teacher: what its uncertainty alone was worth."""
     untouched: bool = True
     """Score the student as it was before training."""
     speed: bool = True
@@ -291,6 +306,8 @@ class Recipe(Table):
     """What `potstill label` keeps of the teacher's opinions."""
     evaluation: EvaluationTable = EvaluationTable()
     """What is measured at the end."""
+    stages: StagesTable | None = None
+    """A run made of runs, in which students teach; left out: one run."""
 
     @model_validator(mode="after")
     def _marked(self) -> Recipe:

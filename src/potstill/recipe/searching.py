@@ -105,10 +105,12 @@ def _checked(recipe: Recipe, out: Path) -> SearchedStudent:
             f'`potstill compress` looks for the student, and this recipe has one (student.kind = "{wanted.kind}"): run it with '
             '`potstill distill`, or set student.kind = "search"'
         )
-    if recipe.teacher.kind == "stored" or recipe.teacher.correction is not None or recipe.loss.features:
+    teacher = recipe.teacher
+    others = (teacher.correction, teacher.mixture, teacher.average)
+    if teacher.kind == "stored" or any(other is not None for other in others) or recipe.loss.features:
         raise RecipeError(
             "a search stores the teacher's labels itself, and learns from them alone: leave teacher.kind, teacher.correction, "
-            "loss.hidden, loss.embeddings and loss.attention out"
+            "teacher.mixture, teacher.average, loss.hidden, loss.embeddings and loss.attention out"
         )
     check_is_apart(recipe.data, out)
     return wanted

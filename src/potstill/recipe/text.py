@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from potstill.errors import RecipeError, VocabularyError
 from potstill.recipe.build import build_batches
 from potstill.recipe.schema import DataTable, Recipe
+from potstill.recipe.teaching import numbers_of_teachers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,10 +50,11 @@ def read_corpus(
     tokenizer: PreTrainedTokenizerBase,
     *,
     classes: Mapping[str, int] | None = None,
+    teachers: Mapping[str, int] | None = None,
     most: int | None = None,
     say: Say | None = None,
 ) -> TokenCorpus:
-    """The tokenised text of [data], or of its first `most` documents; with `classes`, labelled."""
+    """The tokenised text of [data], or of its first `most` documents; with `classes`, labelled; with `teachers`, each record names one."""
     from potstill.data import Columns, read_documents, tokenize
 
     sources = sources_of(data)
@@ -62,9 +64,8 @@ def read_corpus(
     )
     limits = [limit for limit in (most, data.max_documents) if limit is not None]
     progress = None if say is None else lambda documents, tokens: say(f"{documents:,} documents, {tokens:,} tokens")
-    return tokenize(
-        islice(documents, min(limits)) if limits else documents, tokenizer, classes=classes, progress=progress
-    )
+    some = islice(documents, min(limits)) if limits else documents
+    return tokenize(some, tokenizer, classes=classes, teachers=teachers, progress=progress)
 
 
 def corpus_of_run(
@@ -79,7 +80,7 @@ def corpus_of_run(
         return TokenCorpus.load(kept)
     say(f"reading {', '.join(sources_of(recipe.data))}")
     classes = classes_of(model)
-    corpus = read_corpus(recipe.data, tokenizer, classes=classes)
+    corpus = read_corpus(recipe.data, tokenizer, classes=classes, teachers=numbers_of_teachers(recipe))
     if classes is None and corpus.num_tokens and int(corpus.ids.max()) >= size:
         highest = int(corpus.ids.max())
         raise VocabularyError(

@@ -13,6 +13,8 @@ folder already is not done again, so a killed run goes on where it was.
 
 job.py           Job, Arm: what is to be trained and measured
 distillation.py  distil: arms trained, models measured, in the order a person wants to see them
+smoothing.py     the control of smoothed labels, as uncertain as the teacher
+stages.py        measure_stages: the students of a run of runs side by side
 folder.py        RunFolder: what lies where, written whole or not at all, of one run alone
 scores.py        RunScores: the models side by side, with sizes and speeds; score_model for `potstill evaluate`
 fingerprints.py  what a run is of, and the manifest: versions, machine
@@ -29,6 +31,7 @@ from potstill.runs.folder import RunFolder
 from potstill.runs.held_out import held_out_sample
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS, RunScores, score_model, scores_of
+from potstill.runs.stages import Together, measure_stages
 from potstill.runs.tracking import check_trackers
 
 __all__ = [
@@ -44,6 +47,7 @@ __all__ = [
     "RunFolder",
     "RunScores",
     "Stage",
+    "Together",
     "check_trackers",
     "distil",
     "estimate",
@@ -51,6 +55,7 @@ __all__ = [
     "fingerprint_of_tokenizer",
     "held_out_sample",
     "manifest",
+    "measure_stages",
     "memory_of",
     "score_model",
     "scores_of",

@@ -13,14 +13,15 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from potstill.evaluation import Measurement, Speed, measure, speed
-from potstill.losses import HARD_LABELS
+from potstill.losses import HARD_LABELS, ForwardKL
 from potstill.models import Size, load_model, on_this_device, save_model, size_of
 from potstill.runs.folder import STUDENT, RunFolder, line_of
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS
+from potstill.runs.smoothing import SMOOTHED, smoothing_teacher
 from potstill.runs.tracking import tracking
 from potstill.students import merge_lora_
-from potstill.teachers import LiveTeacher, RememberingTeacher, StoredTeacher
+from potstill.teachers import AveragedTeacher, LiveTeacher, RememberingTeacher, is_stored
 from potstill.training import Step, newest_step, train
 from potstill.types import Teacher
 
@@ -114,6 +115,8 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
     yield Arm(STUDENT, job.measure, steps, job.features)
     if job.control:
         yield Arm("hard_labels", HARD_LABELS, _steps_of_same_tokens(job, folder))
+    if job.smoothing:
+        yield Arm(SMOOTHED, replace(job.measure, divergence=ForwardKL()), steps)
     if job.control and job.same_time:
         if not (folder.path / _SAME_TIME).exists():
             soft, hard = (seconds_a_step(folder.steps(name)) for name in (STUDENT, "hard_labels"))
@@ -145,10 +148,8 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     checkpoints = folder.of_arm(arm.name) / "checkpoints"
     is_correction = arm.name == CORRECTED
     student = deepcopy(job.teacher.model).float().requires_grad_(True) if is_correction else job.new_student()
-    marker = _marker(job, folder) if arm.measure.needs_teacher or arm.features is not None else job.marker
-    if isinstance(marker, StoredTeacher) or (
-        job.correction is not None and not is_correction
-    ):  # the marker needs the room
+    marker = _marker(job, folder, arm) if arm.measure.needs_teacher or arm.features is not None else job.marker
+    if is_stored(marker) or (job.correction is not None and not is_correction):  # the marker needs the room
         job.teacher.model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     settings = job.correction if is_correction and job.correction is not None else job.settings
     settings = replace(settings, steps=arm.steps)
@@ -163,8 +164,12 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     PartialState().wait_for_everyone()
 
 
-def _marker(job: Job, folder: RunFolder) -> Teacher:
-    """Who marks: the corrected teacher, where there is one."""
+def _marker(job: Job, folder: RunFolder, arm: Arm) -> Teacher:
+    """Who marks for this arm: the corrected teacher or the student's average, where there is one."""
+    if arm.name == SMOOTHED:
+        return smoothing_teacher(job, folder, _marker(job, folder, replace(arm, name=STUDENT)))
+    if job.average is not None:
+        return AveragedTeacher(job.new_student(), size=job.teacher.num_tokens, decay=job.average)
     if job.correction is None:
         return job.marker
     corrected = load_model(folder.of_arm(CORRECTED) / "student", dtype=job.teacher.model.dtype)

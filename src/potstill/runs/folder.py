@@ -171,7 +171,7 @@ class RunFolder:
     def _has_results(self) -> bool:
         return any(
             (self.path / name).exists()
-            for name in ("steps.jsonl", "checkpoints", "student", "measurements", "controls")
+            for name in ("steps.jsonl", "checkpoints", "student", "measurements", "controls", "stages")
         )
 
     def _sweep(self) -> None:

@@ -32,6 +32,8 @@ class Job:
     features     what hidden states and attention add to the loss of the distilled student
     on_policy    what the distilled student writes itself to learn from, beside `batches` or instead; None: it learns from these alone
     correction   how a copy of the teacher first learns the text from hard labels, and then marks in its place; None: it doesn't
+    average      the decay of the student's average, which marks in the teacher's place; None: it doesn't
+    smoothing    also train on smoothed hard labels that are as uncertain as the marker
     masking      what is hidden of held-out text, for masked language models
     """
 
@@ -53,6 +55,8 @@ class Job:
     masking: Masking | None = None
     correction: TrainingSettings | None = None
     on_policy: OnPolicy | None = None
+    average: float | None = None
+    smoothing: bool = False
 
 
 @dataclass(frozen=True)

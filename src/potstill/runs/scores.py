@@ -34,6 +34,7 @@ IN_WORDS: Mapping[str, str] = {
     "untouched": "untouched student",
     "hard_labels": "hard labels, same tokens",
     "hard_labels_same_time": "hard labels, same time",
+    "smoothed_labels": "smoothed labels, as uncertain as the teacher",
     "distilled": "distilled",
 }
 

@@ -16,6 +16,7 @@ from pydantic_core import ValidationError
 from potstill.errors import RecipeError
 from potstill.recipe.mistakes import did_you_mean, explain
 from potstill.recipe.schema import LENGTHS_OF_TRAINING, Recipe
+from potstill.recipe.teaching import sharing
 
 AnyRecipe = TypeVar("AnyRecipe", bound=BaseModel)
 _SETTING = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -39,6 +40,7 @@ def load_recipe(path: Path | str, *, sets: Sequence[str] = ()) -> Recipe:
     places = [("teacher.model", recipe.teacher.model), *(("data.source", source) for source in sources)]
     if recipe.student.kind == "model":
         places.append(("student.model", recipe.student.model))
+    places += [("teacher.mixture.others", other.model) for other in sharing(recipe.teacher)]
     refuse_paths_beside(places, path)
     return recipe
 

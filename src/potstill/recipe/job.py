@@ -50,20 +50,13 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     from potstill.data import MaskedBatches
     from potstill.models import faster_dtype, hold_in_, size_of, task_of
     from potstill.recipe.marking import build_mixture, fingerprints_of_others, label_one_at_a_time, size_of_all
-    from potstill.runs import (
-        Job,
-        RunFolder,
-        check_trackers,
-        fingerprint_of_model,
-        fingerprint_of_tokenizer,
-    )
+    from potstill.runs import Job, RunFolder, check_trackers, fingerprint_of_model, fingerprint_of_tokenizer
     from potstill.teachers import LiveTeacher
 
     check_trackers(recipe.training.trackers)
     check_is_apart(recipe.data, out)
     check_teaching(recipe)
-    if recipe.teacher.mixture is not None and recipe.teacher.mixture.one_at_a_time:
-        label_one_at_a_time(recipe, out, say)
+    label_one_at_a_time(recipe, out, say)
     model, student, tokenizer, size = _checked_models(recipe, say)
     size = size_of_all(recipe, student, tokenizer, size)
     identity = {

@@ -32,7 +32,7 @@ def size_of_all(recipe: Recipe, student: PreTrainedModel, tokenizer: PreTrainedT
     from potstill.teachers import check_chat_rendering, shared_predictions
 
     _check_weighing(recipe)
-    for other in sharing(recipe):
+    for other in sharing(recipe.teacher):
         shape, theirs = load_shape(other.model), load_tokenizer(other.model)
         check_context(shape, recipe.training.length)
         if theirs.chat_template is not None and tokenizer.chat_template is not None:
@@ -42,17 +42,19 @@ def size_of_all(recipe: Recipe, student: PreTrainedModel, tokenizer: PreTrainedT
 
 
 def label_one_at_a_time(recipe: Recipe, out: Path, say: Say) -> None:
-    """Each teacher of the mixture labels the text into its own folder, and is freed before the next is loaded. What is there already is
-    not labelled again."""
+    """Where the recipe asks for it, each teacher of the mixture labels the text into its own folder, and is freed before the next is
+    loaded. What is there already is not labelled again."""
     from potstill.models import load_model, load_shape
     from potstill.soft_labels import label
 
+    if recipe.teacher.mixture is None or not recipe.teacher.mixture.one_at_a_time:
+        return
     shape = load_shape(recipe.teacher.model)
     student = build_shape(recipe.student, shape)
     size, tokenizer = shared_tokenizer(recipe, shape, student)
     size = size_of_all(recipe, student, tokenizer, size)
     corpus = labelled_text(recipe, tokenizer)
-    models = [recipe.teacher.model, *(other.model for other in sharing(recipe))]
+    models = [recipe.teacher.model, *(other.model for other in sharing(recipe.teacher))]
     for name, source in zip(names_of(recipe.teacher), models, strict=True):
         say(f"{name} labels the text")
         work = labelling_by(source, load_model(source), recipe, corpus, out / _FOLDER / name, tokenizer, size)
@@ -68,7 +70,7 @@ def fingerprints_of_others(recipe: Recipe, out: Path) -> tuple[dict[str, str], d
     from potstill.runs import fingerprint_of_model
 
     found, models = {}, {}
-    for other in sharing(recipe):
+    for other in sharing(recipe.teacher):
         if (store := _store_of(recipe, out, other)) is not None:
             found[f"teacher {other.called}"] = str(store.manifest.teacher["fingerprint"])
         else:

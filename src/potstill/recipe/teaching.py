@@ -99,6 +99,6 @@ def numbers_of_teachers(recipe: Recipe) -> dict[str, int] | None:
     return {name: number for number, name in enumerate(names_of(recipe.teacher))}
 
 
-def sharing(recipe: Recipe) -> tuple[OtherTeacher, ...]:
+def sharing(teacher: TeacherTable) -> tuple[OtherTeacher, ...]:
     """The teachers beside the recipe's own."""
-    return () if recipe.teacher.mixture is None else recipe.teacher.mixture.others
+    return () if teacher.mixture is None else teacher.mixture.others

@@ -115,7 +115,9 @@ def check_teaching(recipe: Recipe) -> None:
             "teacher.average begins as the student itself, so with loss.alpha = 1 there is nothing to learn: set it below 1, as 0.5"
         )
     if recipe.teacher.average is not None and recipe.loss.features:
-        raise RecipeError("teacher.average gives no hidden states: leave it, or loss.hidden, loss.embeddings and loss.attention, out")
+        raise RecipeError(
+            "teacher.average gives no hidden states: leave it, or loss.hidden, loss.embeddings and loss.attention, out"
+        )
     if recipe.evaluation.smoothing and recipe.loss.alpha == 0:
         raise RecipeError(
             "evaluation.smoothing takes the teacher's place, and with loss.alpha = 0 it has none: leave it out"

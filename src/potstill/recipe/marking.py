@@ -138,4 +138,6 @@ def _check_weighing(recipe: Recipe) -> None:
                     'few tokens: set labels.tier = "hidden"'
                 )
     if recipe.loss.features:
-        raise RecipeError(f"{" and ".join(recipe.loss.features)} compares with one teacher: leave it or teacher.mixture out")
+        raise RecipeError(
+            f"{' and '.join(recipe.loss.features)} compares with one teacher: leave it or teacher.mixture out"
+        )

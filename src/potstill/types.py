@@ -178,7 +178,28 @@ class MixedTargets:
     of: Literal["probabilities", "logits"] = "probabilities"
 
 
+@dataclass(frozen=True)
+class TranslatedTargets:
+    """What a teacher of another tokenizer believes, in its own tokens, at spans of text whose ends are token boundaries of both.
+
+    rows, head     the teacher's hidden states at its predictions of the spans, span by span, and its head
+    tokens         its tokens that came next
+    spans          the number of the span that each belongs to, ascending from 0
+    student_spans  that of each of the student's counted predictions, ascending; -1: in none
+    matches        for each token of the teacher's the student's token of the same bytes; -1: there is none
+    """
+
+    rows: Float[Tensor, "marks width"]
+    head: Head
+    tokens: Int[Tensor, " marks"]
+    spans: Int[Tensor, " marks"]
+    student_spans: Int[Tensor, " predictions"]
+    matches: Int[Tensor, " teacher_tokens"]
+
+
 SoftTargets = DenseTargets | SparseTargets | MixedTargets
+# Soft targets are over the student's tokens; translated ones are not, and have losses of their own.
+Labels = SoftTargets | TranslatedTargets
 
 
 @runtime_checkable
@@ -190,7 +211,7 @@ class Teacher(Protocol):
         """How many tokens it gives probabilities to."""
         ...
 
-    def label(self, batch: Batch) -> SoftTargets:
+    def label(self, batch: Batch) -> Labels:
         """What it believes at each counted prediction of the batch, in reading order. Never carries a gradient."""
         ...
 

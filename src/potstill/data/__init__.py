@@ -14,6 +14,7 @@ chat.py              a conversation through the tokenizer's template; only the a
 standard_library.py  the corpus that every machine with Python has
 tokenizing.py        tokenize -> TokenCorpus, flat arrays; bytes a token stands for
 judging.py           judge_of: whether what a model wrote is right
+spelling.py          spelled_tokens: which bytes each stands for
 splits.py            train, search, held out: decided by the hash of a document's key
 masking.py           MaskedBatches, Masking: windows with tokens hidden, for masked language models
 classes.py           ClassBatches: labelled texts, one prediction each, for classifiers
@@ -34,10 +35,11 @@ from potstill.data.documents import (
 )
 from potstill.data.judging import Judge, Judging, judge_of, pattern_of, plain
 from potstill.data.masking import MaskedBatches, Masking, masked_in_order
-from potstill.data.packing import PackedBatches, PackingReport, ordered_batches
+from potstill.data.packing import PackedBatches, PackingReport, best_fit, ordered_batches
 from potstill.data.preview import preview
 from potstill.data.prompts import Prompts, prompts_of
 from potstill.data.records import read_records, source_files
+from potstill.data.spelling import spelled_tokens
 from potstill.data.splits import Split, place_of, split_of
 from potstill.data.standard_library import standard_library_files
 from potstill.data.tokenizing import TokenCorpus, check_learnable, tokenize
@@ -61,6 +63,7 @@ __all__ = [
     "TextBatches",
     "TokenCorpus",
     "Tokens",
+    "best_fit",
     "check_labelled",
     "check_learnable",
     "classes_in_order",
@@ -76,6 +79,7 @@ __all__ = [
     "read_documents",
     "read_records",
     "source_files",
+    "spelled_tokens",
     "split_of",
     "standard_library_files",
     "tokenize",

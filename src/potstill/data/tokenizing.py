@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from potstill.data.documents import Document
+from potstill.data.spelling import spelled_tokens
 from potstill.data.splits import Split, split_of
 from potstill.errors import DataError, RunDirectoryError
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 _DOCUMENTS_AT_ONCE = 256
@@ -204,30 +204,8 @@ def _teacher_of(document: Document, teachers: Mapping[str, int]) -> int:
 
 
 def bytes_of_tokens(tokenizer: PreTrainedTokenizerBase) -> NDArray[np.uint16]:
-    """How many bytes of text each token id stands for; 0 for special tokens.
-
-    Byte-level vocabularies (GPT-2's and its heirs) write one character a byte, so this is exact. SentencePiece ones write a
-    space as ▁ and a lone byte as <0x0A>; a space they invent at the beginning of a text is counted.
-    """
-    vocabulary = tokenizer.get_vocab()
-    special = set(tokenizer.all_special_ids)
-    # transformers declares this attribute only where it is missing; a fast tokenizer has it.
-    backend: Tokenizer = tokenizer.backend_tokenizer  # type: ignore[assignment]
-    is_byte_level = "ByteLevel" in str(backend.decoder)
-    sizes = np.zeros(max(vocabulary.values(), default=-1) + 1, dtype=np.uint16)
-    added = {token.content for token in backend.get_added_tokens_decoder().values()}
-    for token, token_id in vocabulary.items():
-        if token_id in special:
-            continue
-        if token in added:
-            sizes[token_id] = len(token.encode())
-        elif is_byte_level:
-            sizes[token_id] = len(token)
-        elif token.startswith("<0x") and token.endswith(">") and len(token) == 6:
-            sizes[token_id] = 1
-        else:
-            sizes[token_id] = len(token.replace("▁", " ").removeprefix("##").encode())
-    return sizes
+    """How many bytes of text each token id stands for; 0 for special tokens. As exact as their spelling."""
+    return np.array([len(spelling) for spelling in spelled_tokens(tokenizer)], dtype=np.uint16)
 
 
 def check_learnable(corpus: TokenCorpus) -> None:

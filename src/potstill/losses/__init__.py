@@ -16,6 +16,7 @@ projection.py   from the student's width to the teacher's
 attention.py    distances between attention maps (TinyBERT), between relations (MiniLM)
 relations.py    how positions stand to each other, a chunk at a time
 features.py     FeatureLoss: these terms together, and their balance
+translated.py   across tokenizers: sorted probabilities, likelihoods of spans, tokens that both have
 linear.py       from hidden states to the loss and its gradient, one chunk of logits at a time
 engine.py       chunk by chunk the matmuls, block by block the row mathematics
 by_hand.py      one block: head, temperature and both terms around the formulas of fused.py; the same through torch.compile
@@ -41,6 +42,7 @@ from potstill.losses.linear import gradient_shares, linear_loss
 from potstill.losses.projection import Projection
 from potstill.losses.soft import HARD_LABELS, SoftLabelLoss
 from potstill.losses.support import shared_events
+from potstill.losses.translated import MatchedTokens, SortedProbabilities, SpanLikelihood, TranslatedLoss
 from potstill.losses.workspace import Workspace
 
 __all__ = [
@@ -55,12 +57,16 @@ __all__ = [
     "ForwardKL",
     "HiddenLoss",
     "JensenShannon",
+    "MatchedTokens",
     "Projection",
     "ReverseKL",
     "SkewForwardKL",
     "SkewReverseKL",
     "SoftLabelLoss",
+    "SortedProbabilities",
+    "SpanLikelihood",
     "TotalVariation",
+    "TranslatedLoss",
     "Workspace",
     "gradient_shares",
     "linear_loss",

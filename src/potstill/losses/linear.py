@@ -17,18 +17,19 @@ from torch.autograd.function import once_differentiable
 
 from potstill.errors import LossError
 from potstill.losses.engine import Engine, Needs, Work
-from potstill.losses.soft import SoftLabelLoss
+from potstill.losses.soft import HARD_LABELS, SoftLabelLoss
 from potstill.losses.support import num_rows
+from potstill.losses.translated import TranslatedLoss, translated_sum
 from potstill.losses.workspace import Workspace
-from potstill.types import HiddenStates, Loss, SoftTargets
+from potstill.types import HiddenStates, Labels, Loss, TranslatedTargets
 
 
 def linear_loss(
     student: HiddenStates,
-    targets: SoftTargets | None,
+    targets: Labels | None,
     tokens: Int[Tensor, " predictions"],
     weights: Float[Tensor, " predictions"],
-    measure: SoftLabelLoss,
+    measure: SoftLabelLoss | TranslatedLoss,
     *,
     chunk_rows: int | None = None,
     workspace: Workspace | None = None,
@@ -44,6 +45,12 @@ def linear_loss(
     for what, found in (("tokens", len(tokens)), ("weights", len(weights)), ("soft targets", _count(targets))):
         if found is not None and found != len(student.rows):
             raise LossError(f"the student predicts {len(student.rows)} tokens and there are {found} {what}")
+    if isinstance(measure, TranslatedLoss):
+        return _with_translated(student, targets, tokens, weights, measure, chunk_rows, workspace)
+    if isinstance(targets, TranslatedTargets):
+        raise LossError(
+            "the teacher's labels are in another tokenizer's tokens: a loss for those is needed (TranslatedLoss)"
+        )
     head = student.head
     wide = torch.float64 if student.rows.dtype == torch.float64 else torch.float32
     kind = student.rows.device.type
@@ -65,10 +72,10 @@ def linear_loss(
 
 def gradient_shares(
     student: HiddenStates,
-    targets: SoftTargets | None,
+    targets: Labels | None,
     tokens: Int[Tensor, " predictions"],
     weights: Float[Tensor, " predictions"],
-    measure: SoftLabelLoss,
+    measure: SoftLabelLoss | TranslatedLoss,
 ) -> dict[str, float]:
     """The share of the gradient (by norm, at the hidden states) that each term of the loss has; they sum to 1."""
     norms = {}
@@ -82,6 +89,27 @@ def gradient_shares(
         norms[name] = share * (0.0 if rows.grad is None else rows.grad.double().norm().item())
     total = sum(norms.values())
     return {name: norm / total if total else 0.0 for name, norm in norms.items()}
+
+
+def _with_translated(
+    student: HiddenStates,
+    targets: Labels | None,
+    tokens: Int[Tensor, " predictions"],
+    weights: Float[Tensor, " predictions"],
+    measure: TranslatedLoss,
+    chunk_rows: int | None,
+    workspace: Workspace | None,
+) -> Loss:
+    """α·X + (1-α)·CE; at alpha = 1 the cross-entropy is there to be looked at."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and measure.alpha < 1):
+        hard = linear_loss(student, None, tokens, weights, HARD_LABELS, chunk_rows=chunk_rows, workspace=workspace)
+    if not measure.needs_teacher:
+        return hard
+    if not isinstance(targets, TranslatedTargets):
+        raise LossError("a loss across tokenizers needs the labels of a TranslatedTeacher")
+    soft = translated_sum(student, targets, tokens, weights, measure.how, chunk_rows=chunk_rows)
+    total = measure.alpha * soft + ((1 - measure.alpha) * hard.total if measure.alpha < 1 else 0.0)
+    return Loss(total, hard.weight, {"soft": soft.detach(), **hard.parts})
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -127,5 +155,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return (*gradients, None, None, None)
 
 
-def _count(targets: SoftTargets | None) -> int | None:
+def _count(targets: Labels | None) -> int | None:
+    if isinstance(targets, TranslatedTargets):
+        return len(targets.student_spans)
     return None if targets is None else num_rows(targets)

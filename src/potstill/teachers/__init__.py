@@ -8,6 +8,8 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
 
     live.py        LiveTeacher                                 a model marks as the student reads
     stored.py      StoredTeacher, on_device                    what it said is on disk
+    translated.py  TranslatedTeacher                           its tokenizer is not the student's
+    alignment.py   common_spans, Retelling                     two tokenizations of one text
     remembering.py RememberingTeacher                          marks the same text once, for several models
     mixture.py     MixtureTeacher                              several who mark together, weighed
     routed.py      RoutedTeacher                               several, each for its own documents
@@ -25,10 +27,12 @@ from potstill.teachers.remembering import RememberingTeacher
 from potstill.teachers.routed import RoutedTeacher
 from potstill.teachers.smoothing import SmoothingTeacher, entropies, smoothing_of_entropy
 from potstill.teachers.stored import StoredTeacher, check_serves, on_device
+from potstill.teachers.translated import Coverage, TranslatedTeacher
 from potstill.teachers.vocabulary import check_chat_rendering, shared_predictions, shared_vocabulary
 
 __all__ = [
     "AveragedTeacher",
+    "Coverage",
     "FakeTeacher",
     "LiveTeacher",
     "MixtureTeacher",
@@ -36,6 +40,7 @@ __all__ = [
     "RoutedTeacher",
     "SmoothingTeacher",
     "StoredTeacher",
+    "TranslatedTeacher",
     "check_chat_rendering",
     "check_serves",
     "entropies",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from potstill.types import Batch, DenseTargets, SoftTargets, Teacher
+from potstill.types import Batch, DenseTargets, Labels, Teacher
 
 _MOST_BYTES = 2**30
 
@@ -25,7 +25,7 @@ class RememberingTeacher:
         """How many tokens get a probability."""
         return self.teacher.num_tokens
 
-    def label(self, batch: Batch) -> SoftTargets:
+    def label(self, batch: Batch) -> Labels:
         """What the other teacher says, or said before of the same batch."""
         key = _key(batch)
         if (known := self._said.get(key)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,16 @@ from potstill.data import TokenCorpus
 from potstill.errors import DataError, LossError, StoreError
 from potstill.losses import SoftLabelLoss
 from potstill.soft_labels import Dense, Hidden, Sampled, Store, TopK, document_keys
-from potstill.types import Batch, DenseTargets, MixedTargets, SoftTargets, SparseTargets
+from potstill.types import (
+    Batch,
+    DenseTargets,
+    Head,
+    Labels,
+    MixedTargets,
+    SoftTargets,
+    SparseTargets,
+    TranslatedTargets,
+)
 
 
 class StoredTeacher:
@@ -76,8 +85,11 @@ class StoredTeacher:
             )
 
 
-def on_device(targets: SoftTargets, device: torch.device) -> SoftTargets:
+def on_device(targets: Labels, device: torch.device) -> Labels:
     """The same labels there."""
+    if isinstance(targets, TranslatedTargets):
+        moved = {one.name: getattr(targets, one.name).to(device) for one in fields(targets) if one.name != "head"}
+        return TranslatedTargets(head=_head_on(targets.head, device), **moved)
     if isinstance(targets, MixedTargets):
         parts = tuple(_on_device(part, device) for part in targets.parts)
         return MixedTargets(parts, targets.weights.to(device), targets.of)
@@ -88,13 +100,14 @@ def _on_device(part: DenseTargets | SparseTargets, device: torch.device) -> Dens
     if isinstance(part, SparseTargets):
         rest = None if part.rest is None else part.rest.to(device)
         return SparseTargets(part.ids.to(device), part.probs.to(device), rest, part.temperature)
-    head = part.head
-    bias = None if head.bias is None else head.bias.to(device)
     layers = {layer: states.to(device) for layer, states in part.layers.items()}
     attention = {key: states.to(device) for key, states in part.attention.items()}
-    return DenseTargets(
-        part.rows.to(device), replace(head, weight=head.weight.to(device), bias=bias), layers, attention
-    )
+    return DenseTargets(part.rows.to(device), _head_on(part.head, device), layers, attention)
+
+
+def _head_on(head: Head, device: torch.device) -> Head:
+    bias = None if head.bias is None else head.bias.to(device)
+    return replace(head, weight=head.weight.to(device), bias=bias)
 
 
 def check_serves(store: Store, measure: SoftLabelLoss) -> None:

@@ -62,7 +62,8 @@ def _self_check(built: BuiltJob, console: Console) -> Mapping[str, object]:
     job, facts = built.job, built.facts
     student = job.new_student()
     batch = next(job.batches.from_step(0)).rows(0, 2)
-    check = self_check(student, job.teacher, batch, job.measure, dtype=job.settings.dtype)
+    teacher = job.teacher if job.teacher_held_out is None else job.marker
+    check = self_check(student, teacher, batch, job.measure, dtype=job.settings.dtype)
     text = job.batches.report
     console.print(
         f"text     {text.documents:,} documents, {text.tokens:,} tokens, {text.counted_tokens:,} learned from; "
@@ -82,6 +83,11 @@ def _self_check(built: BuiltJob, console: Console) -> Mapping[str, object]:
         console.print(
             f"writes   {own.share:.0%} of the steps read {own.rows} texts of at most {own.new_tokens} tokens that the student writes after "
             f"{len(own.prompts):,} prompts ({own.prompts.num_too_long:,} too long), anew every {own.refresh_every} of them"
+        )
+    if isinstance(found := facts.get("translation"), Mapping):
+        console.print(
+            f"spans    the teacher marks {found['marked']:.0%} of the predictions, {found['one_to_one']:.0%} as one token of both; of the "
+            f"student's tokens {found['shared_tokens']:.0%} are the teacher's too"
         )
     shares = ", ".join(
         f"{name} {nats:.3f} nats ({check.shares.get(name, 0.0):.0%} of the gradient)"

@@ -7,9 +7,10 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from potstill.runs import IN_WORDS, ModelScores, RunScores
+from potstill.runs import IN_WORDS, OTHER_TOKENS, ModelScores, RunScores
 from potstill.types import Score
 
+_BITS = ("bits_per_byte", ("bits a byte", "{:.3f}"))
 _COLUMNS = {
     "perplexity": ("perplexity", "{:.2f}"),
     "accuracy": ("right", "{:.1%}"),
@@ -22,29 +23,37 @@ def print_scores(scores: RunScores, console: Console) -> None:
     """The table, sizes and speeds, and what the comparison says."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
-    for name in _COLUMNS:
-        table.add_column(_COLUMNS[name][0], justify="right", no_wrap=True)
+    has_other_tokens = any("accuracy" not in model.scores for model in scores.models)
+    columns = _COLUMNS | dict([_BITS]) if has_other_tokens else _COLUMNS
+    for title, _ in columns.values():
+        table.add_column(title, justify="right", no_wrap=True)
     for model in scores.models:
         style = "bold green" if model.name == "distilled" and len(scores.models) > 2 else None
-        table.add_row(IN_WORDS[model.name], *(_cell(model, metric) for metric in _COLUMNS), style=style)
+        table.add_row(
+            IN_WORDS[model.name], *(_cell(model, metric, form) for metric, (_, form) in columns.items()), style=style
+        )
     console.print()
     console.print(table)
-    n = next(model.scores["accuracy"].n for model in scores.models)
+    n = next(found.n for model in scores.models for found in model.scores.values())
     console.print(f"[dim]below each value its 95 % interval, from a bootstrap over {n} held-out documents[/dim]\n")
+    if has_other_tokens:
+        console.print(f"[dim]{OTHER_TOKENS}[/dim]\n")
     _print_sizes(scores, console)
     for model in scores.models:
         kept = model.kept.get("accuracy")
         if model.name in ("distilled", "model") and kept is not None and math.isfinite(kept.value):
             console.print(f"keeps {kept.value:.1%} of the teacher's accuracy  ({kept.low:.1%} to {kept.high:.1%})")
+        if model.name == "distilled" and has_other_tokens and (bits := model.kept.get("bits_per_byte")) is not None:
+            console.print(f"the teacher needs {bits.value:.1%} of its bits a byte  ({bits.low:.1%} to {bits.high:.1%})")
     for model in scores.models:
         if model.name.startswith("hard_labels"):
             console.print(_verdict(model))
 
 
-def _cell(model: ModelScores, metric: str) -> str:
+def _cell(model: ModelScores, metric: str, form: str) -> str:
     if metric not in model.scores or (model.name == "teacher" and metric in ("agreement", "kl_to_teacher")):
         return "[dim]–[/dim]"
-    score, form = model.scores[metric], _COLUMNS[metric][1]
+    score = model.scores[metric]
     return f"{form.format(score.value)}\n[dim]{form.format(score.low)}–{form.format(score.high)}[/dim]"
 
 
@@ -61,11 +70,12 @@ def _print_sizes(scores: RunScores, console: Console) -> None:
 
 
 def _verdict(model: ModelScores) -> str:
-    perplexity, kl = (model.distilled_minus_this[metric] for metric in ("perplexity", "kl_to_teacher"))
-    return (
-        f"against {IN_WORDS[model.name]}: perplexity {perplexity.value:+.2f} ({_interval(perplexity)}), "
-        f"KL to the teacher {kl.value:+.3f} ({_interval(kl)}) — {_in_words(perplexity, kl)}"
-    )
+    perplexity, kl = (model.distilled_minus_this.get(metric) for metric in ("perplexity", "kl_to_teacher"))
+    assert perplexity is not None
+    against = f"against {IN_WORDS[model.name]}: perplexity {perplexity.value:+.2f} ({_interval(perplexity)})"
+    if kl is None:
+        return f"{against} — {_in_words(perplexity)}"
+    return f"{against}, KL to the teacher {kl.value:+.3f} ({_interval(kl)}) — {_in_words(perplexity, kl)}"
 
 
 def _interval(score: Score) -> str:
@@ -73,10 +83,13 @@ def _interval(score: Score) -> str:
 
 
 def _in_words(*differences: Score) -> str:
+    in_both = " in both" if len(differences) > 1 else ""
     if all(difference.high < 0 for difference in differences):
-        return "[green]distilling is better in both[/green]"
+        return f"[green]distilling is better{in_both}[/green]"
     if all(difference.low > 0 for difference in differences):
-        return "[red]distilling is worse in both[/red]"
+        return f"[red]distilling is worse{in_both}[/red]"
+    if not in_both:
+        return "[yellow]no clear answer[/yellow]"
     return (
         "[yellow]no clear answer in one of them[/yellow]"
         if not _mixed(differences)

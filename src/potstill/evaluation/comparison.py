@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from potstill.errors import DataError
 from potstill.evaluation.measuring import Measurement, written_whole
-from potstill.evaluation.scores import METRICS, NEEDS_TEACHER, difference, retention, score
+from potstill.evaluation.scores import METRICS, NEEDS_TEACHER, OF_ANY_TOKENS, difference, retention, score
 from potstill.types import Score
 
 RETAINED = ("accuracy", "perplexity", "bits_per_byte")
@@ -40,19 +42,23 @@ class ModelScores:
 def compare(measurements: Mapping[str, Measurement]) -> tuple[ModelScores, ...]:
     """A row for each model, in the order given, beside "teacher" and "distilled" where they are among them.
 
-    Metrics that need a teacher are left out of the row of a model that was measured without one. Raises DataError when the
-    models were not measured on the same text.
+    Metrics that need a teacher are left out of the row of a model that was measured without one. Of a teacher that cuts the text
+    into other tokens only bits per byte are given: all else is a matter of tokens. Raises DataError when the models were not
+    measured on the same text.
     """
     teacher, distilled = measurements.get("teacher"), measurements.get("distilled")
     rows = []
     for name, found in measurements.items():
         kept, compared = {}, {}
         if teacher is not None and name != "teacher":
-            kept = {metric: retention(found, teacher, metric) for metric in _measured((found, teacher), RETAINED)}
+            names = _measured((found, teacher), RETAINED)
+            kept = {metric: retention(found, teacher, metric) for metric in _comparable(names, found, teacher)}
         if distilled is not None and name not in ("teacher", "distilled"):
             both = _measured((found, distilled), COMPARED)
             compared = {metric: difference(distilled, found, metric) for metric in both}
-        scores = {metric: score(found, metric) for metric in _measured((found,), METRICS)}
+        beside = found if distilled is None else distilled
+        names = _comparable(_measured((found,), METRICS), found, beside)
+        scores = {metric: score(found, metric) for metric in names}
         rows.append(ModelScores(name, scores, kept, compared))
     return tuple(rows)
 
@@ -120,6 +126,12 @@ def _measured(measurements: Iterable[Measurement], metrics: Iterable[str]) -> li
         for metric in metrics
         if (has_teacher or metric not in NEEDS_TEACHER) and (has_text or metric != "bits_per_byte")
     ]
+
+
+def _comparable(metrics: Iterable[str], one: Measurement, other: Measurement) -> list[str]:
+    """What says the same of both: where they cut one text into different tokens, little."""
+    is_cut_alike = np.array_equal(one.tokens, other.tokens) or not np.array_equal(one.bytes, other.bytes)
+    return [metric for metric in metrics if is_cut_alike or metric in OF_ANY_TOKENS]
 
 
 def _cell(found: Score | None, form: str) -> str:

@@ -29,7 +29,7 @@ from potstill.losses.mixing import mixed_logits
 from potstill.losses.support import LOG_ZERO, rows_of
 from potstill.models import Task, head_of, hidden_states, task_of
 from potstill.models.asking import device_of, evaluating
-from potstill.types import Batch, DenseTargets, Head, MixedTargets, SoftTargets, Teacher
+from potstill.types import Batch, DenseTargets, Head, HiddenStates, Labels, MixedTargets, SoftTargets, Teacher
 
 NUM_BINS = 15
 # Of fp32 logits in a chunk: on a CPU what stays in the cache (measured at 4,096 and 49,152 tokens: 64 MiB takes a third longer).
@@ -206,7 +206,7 @@ def _check_vocabulary(model: PreTrainedModel, corpus: TokenCorpus, teacher: Teac
         )
 
 
-def _dense(targets: SoftTargets) -> DenseTargets:
+def _dense(targets: Labels) -> DenseTargets:
     if not isinstance(targets, DenseTargets):
         raise DataError("agreement with a teacher needs its whole distribution: measure against the live teacher")
     return targets

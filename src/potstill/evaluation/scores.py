@@ -38,6 +38,8 @@ _FORMULAS: Mapping[str, Callable[[Measurement, Array], Array]] = {
 }
 METRICS = tuple(_FORMULAS)
 LOWER_IS_BETTER = frozenset({"perplexity", "nats_per_token", "bits_per_byte", "kl_to_teacher", "calibration_error"})
+# What compares models that cut one text into different tokens.
+OF_ANY_TOKENS = frozenset({"bits_per_byte"})
 NEEDS_TEACHER = frozenset({"kl_to_teacher", "agreement"})
 
 
@@ -76,7 +78,8 @@ def difference(one: Measurement, other: Measurement, metric: str) -> Score:
 
 
 def _paired(one: Measurement, other: Measurement, metric: str) -> tuple[Array, Array]:
-    if not (np.array_equal(one.tokens, other.tokens) and np.array_equal(one.bytes, other.bytes)):
+    is_same_text = np.array_equal(one.bytes, other.bytes)
+    if not (is_same_text and (metric in OF_ANY_TOKENS or np.array_equal(one.tokens, other.tokens))):
         raise DataError(
             f"these two measurements ({len(one):,} and {len(other):,} documents) are not of the same predictions, so they "
             "can't be compared: measure both on the same text, with the same tokenizer and length"

@@ -38,7 +38,7 @@ from potstill.losses.divergences import (
 )
 from potstill.losses.features import FeatureLoss, FeatureTerm
 from potstill.losses.hidden import HiddenLoss
-from potstill.losses.linear import gradient_shares, linear_loss
+from potstill.losses.linear import Measure, gradient_shares, linear_loss
 from potstill.losses.projection import Projection
 from potstill.losses.soft import HARD_LABELS, SoftLabelLoss
 from potstill.losses.support import shared_events
@@ -58,6 +58,7 @@ __all__ = [
     "HiddenLoss",
     "JensenShannon",
     "MatchedTokens",
+    "Measure",
     "Projection",
     "ReverseKL",
     "SkewForwardKL",

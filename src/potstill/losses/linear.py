@@ -23,13 +23,16 @@ from potstill.losses.translated import TranslatedLoss, translated_sum
 from potstill.losses.workspace import Workspace
 from potstill.types import HiddenStates, Labels, Loss, TranslatedTargets
 
+# How labels become a loss: over the student's tokens, or across tokenizers.
+Measure = SoftLabelLoss | TranslatedLoss
+
 
 def linear_loss(
     student: HiddenStates,
     targets: Labels | None,
     tokens: Int[Tensor, " predictions"],
     weights: Float[Tensor, " predictions"],
-    measure: SoftLabelLoss | TranslatedLoss,
+    measure: Measure,
     *,
     chunk_rows: int | None = None,
     workspace: Workspace | None = None,
@@ -75,7 +78,7 @@ def gradient_shares(
     targets: Labels | None,
     tokens: Int[Tensor, " predictions"],
     weights: Float[Tensor, " predictions"],
-    measure: SoftLabelLoss | TranslatedLoss,
+    measure: Measure,
 ) -> dict[str, float]:
     """The share of the gradient (by norm, at the hidden states) that each term of the loss has; they sum to 1."""
     norms = {}

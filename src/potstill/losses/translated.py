@@ -239,28 +239,25 @@ class _ChunkedSum(torch.autograd.Function):
         needs_gradient: bool,
     ) -> Tensor:
         wide = torch.promote_types(rows.dtype, torch.float32)
-        given = (rows, weight, bias)
-        is_asked = [needs_gradient and asked for asked in ctx.needs_input_grad[:3]]  # type: ignore[attr-defined]
-        sums = [
-            torch.zeros_like(one, dtype=wide) if one is not None and asked else None
-            for one, asked in zip(given, is_asked, strict=True)
-        ]
+        given = [rows, weight] if bias is None else [rows, weight, bias]
+        is_asked = [needs_gradient and asked for asked in ctx.needs_input_grad[: len(given)]]  # type: ignore[attr-defined]
+        sums = [torch.zeros_like(one, dtype=wide) for one in given]
         total = rows.new_zeros((), dtype=wide)
         for start in range(0, len(rows), chunk):
             here = slice(start, min(start + chunk, len(rows)))
             with torch.set_grad_enabled(any(is_asked)):
-                leaves = [
-                    None if one is None else one.detach().requires_grad_(asked)
-                    for one, asked in zip((rows[here], weight, bias), is_asked, strict=True)
-                ]
-                value = term(replace(head, weight=leaves[1], bias=leaves[2]).logits(leaves[0]), here).sum()
+                few, matrix, *vector = (
+                    one.detach().requires_grad_(asked)
+                    for one, asked in zip([rows[here], *given[1:]], is_asked, strict=True)
+                )
+                value = term(replace(head, weight=matrix, bias=vector[0] if vector else None).logits(few), here).sum()
             total += value.detach()
-            wanted = [leaf for leaf, asked in zip(leaves, is_asked, strict=True) if asked]
-            found = iter(torch.autograd.grad(value, wanted) if wanted else ())
-            for number, one in enumerate(sums):
-                if one is not None:
-                    (one[here] if number == 0 else one).add_(next(found))
-        ctx.gradients = [None if one is None else one.to(like.dtype) for one, like in zip(sums, given, strict=True)]  # type: ignore[attr-defined, union-attr]
+            leaves = [leaf for leaf in (few, matrix, *vector) if leaf.requires_grad]
+            into = [one for one, asked in zip([sums[0][here], *sums[1:]], is_asked, strict=True) if asked]
+            for one, found in zip(into, torch.autograd.grad(value, leaves) if leaves else (), strict=True):
+                one.add_(found)
+        found = [one.to(like.dtype) if asked else None for one, like, asked in zip(sums, given, is_asked, strict=True)]
+        ctx.gradients = found if bias is not None else [*found, None]  # type: ignore[attr-defined]
         return total
 
     @staticmethod

@@ -23,6 +23,7 @@ demo.py      the recipe of `potstill demo`, as long as this machine makes in its
 starters.py  recipes to start from (starters/*.toml)
 build.py     tables -> objects
 comparing.py what is compared beside the labels -> the loss, tried on a few tokens
+translated.py [teacher.translation]: a teacher of another tokenizer
 text.py      [data] -> the tokenised text, learned and held out
 labelling.py a recipe -> what `potstill label` does
 job.py       a whole recipe -> a job in its run directory, everything checked

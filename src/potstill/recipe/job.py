@@ -23,6 +23,7 @@ from potstill.recipe.on_policy import build_on_policy
 from potstill.recipe.schema import Recipe
 from potstill.recipe.text import Say, check_is_apart, corpus_of_run, fingerprint_of_text, learned_and_held_out
 from potstill.recipe.toml import recipe_toml
+from potstill.recipe.translated import build_translated, translated_job
 
 if TYPE_CHECKING:
     import torch
@@ -78,8 +79,10 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     on_policy = build_on_policy(training.on_policy, batches, student, tokenizer, size=size)
     per_step = training.rows * training.length if on_policy is None else round(on_policy.tokens_per_step)
     steps = num_steps(training, tokens_per_step=per_step, steps_per_epoch=batches.steps_per_epoch)
-    live, measure = LiveTeacher(model, size=size), build_measure(recipe.loss)
-    marker = _marker(recipe, out, live, batches.corpus, measure, features, identity)
+    translated = build_translated(recipe, model, student, tokenizer) if recipe.teacher.kind == "translated" else None
+    live = LiveTeacher(model, size=size) if translated is None else translated.live
+    measure = build_measure(recipe.loss)
+    marker = translated or _marker(recipe, out, live, batches.corpus, measure, features, identity)
     if recipe.teacher.mixture is not None:
         marker = build_mixture(recipe, out, marker, others, batches.corpus, identity, dtype)
     job = Job(
@@ -104,8 +107,11 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         speed=recipe.evaluation.speed,
         trackers=training.trackers,
     )
+    facts: dict[str, object] = {"shared_vocabulary": size}
+    if translated is not None:
+        job, facts = translated_job(job, translated, recipe)
     sizes = {"teacher": asdict(size_of(model)), "student": asdict(size_of(student))}
-    return BuiltJob(job, folder, {**identity, **_facts(job), "sizes": sizes, "shared_vocabulary": size})
+    return BuiltJob(job, folder, {**identity, **_facts(job), "sizes": sizes, **facts})
 
 
 def check_teaching(recipe: Recipe) -> None:
@@ -217,8 +223,10 @@ def shared_tokenizer(
     from potstill.models import load_tokenizer
     from potstill.teachers import check_chat_rendering, shared_predictions
 
-    marks = load_tokenizer(recipe.teacher.model)
     own = tokenizer_of(recipe)
+    if recipe.teacher.kind == "translated":
+        return build_translated(recipe, teacher, student, own).num_tokens, own
+    marks = load_tokenizer(recipe.teacher.model)
     # A base model has no template; a chat that needs one is refused where it is read.
     if marks.chat_template is not None and own.chat_template is not None:
         check_chat_rendering(marks, own)

@@ -101,6 +101,10 @@ def labelling_by(
     from potstill.soft_labels import Manifest, begin_store
     from potstill.teachers import LiveTeacher
 
+    if recipe.teacher.kind == "translated":
+        raise RecipeError(
+            "labels are stored over tokens that teacher and student share: distil with a translated teacher live (`potstill distill`)"
+        )
     if task_of(model) != "causal":
         raise RecipeError(
             f"labels are stored for causal language models alone, and {name} is a {type(model).__name__}: "

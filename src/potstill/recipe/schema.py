@@ -22,6 +22,7 @@ from potstill.recipe.on_policy import OnPolicyTable, check_can_mark, check_on_po
 from potstill.recipe.stages import StagesTable
 from potstill.recipe.table import Share, Table, Text, mistake, needs
 from potstill.recipe.teaching import AverageTable, MixtureTable, check_ways_of_teaching
+from potstill.recipe.translated import TranslationTable
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
 
@@ -43,12 +44,15 @@ class CorrectionTable(Table):
 class TeacherTable(Table):
     """The model that marks the text."""
 
-    kind: Literal["live", "stored"] = "live"
-    """live: a model on this machine, asked for every batch. stored: its labels are on disk (`potstill label`); it is measured, no more."""
+    kind: Literal["live", "stored", "translated"] = "live"
+    """live: a model on this machine, asked for every batch. stored: its labels are on disk (`potstill label`); it is measured, no more.
+    translated: a live one whose tokenizer is not the student's."""
     model: Text
     """A local folder, a name on the Hugging Face hub, a .gguf file, or "pocket": the small one that ships with potstill."""
     labels: Text | None = None
     """Where stored labels lie. Left out: soft_labels/ beside the run."""
+    translation: TranslationTable | None = None
+    """How a translated teacher is listened to."""
     correction: CorrectionTable | None = None
     """For text far from what the teacher knows. Left out: it marks as it is. Scores are beside the uncorrected teacher all the same."""
     mixture: MixtureTable | None = None
@@ -59,6 +63,21 @@ class TeacherTable(Table):
     @model_validator(mode="after")
     def _one_way(self) -> TeacherTable:
         check_ways_of_teaching(self)
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _translate_by_default(cls, table: object) -> object:
+        if isinstance(table, dict) and table.get("kind") == "translated":
+            return {"translation": {}, **table}
+        return table
+
+    @model_validator(mode="after")
+    def _translate_once(self) -> TeacherTable:
+        if self.translation is not None and self.kind != "translated":
+            raise mistake(
+                '`translation` is for a teacher of another tokenizer: set kind = "translated", or leave it out'
+            )
         return self
 
     @model_validator(mode="after")

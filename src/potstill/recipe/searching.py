@@ -107,7 +107,7 @@ def _checked(recipe: Recipe, out: Path) -> SearchedStudent:
         )
     teacher = recipe.teacher
     others = (teacher.correction, teacher.mixture, teacher.average)
-    if teacher.kind == "stored" or any(other is not None for other in others) or recipe.loss.features:
+    if teacher.kind != "live" or any(other is not None for other in others) or recipe.loss.features:
         raise RecipeError(
             "a search stores the teacher's labels itself, and learns from them alone: leave teacher.kind, teacher.correction, "
             "teacher.mixture, teacher.average, loss.hidden, loss.embeddings and loss.attention out"

@@ -41,9 +41,10 @@ def compared(runs: Sequence[Path]) -> Page:
         for name in _SHOWN:
             if name in models:
                 rows.append(_row(run, models[name], name))
-        kept = models["distilled"].kept["accuracy"]
-        intervals.append(Interval(run.name, kept.value, kept.low, kept.high))
-        tokens.add(models["teacher"].scores["accuracy"].n)
+        # A teacher of other tokens has no accuracy to keep.
+        if (kept := models["distilled"].kept.get("accuracy")) is not None:
+            intervals.append(Interval(run.name, kept.value, kept.low, kept.high))
+        tokens.add(models["distilled"].scores["accuracy"].n)
         student, teacher = found["sizes"]["distilled"], found["sizes"]["teacher"]
         share = student["non_embedding"] / teacher["non_embedding"]
         sizes.append(Row(run.name, [Cell(f"{student['non_embedding'] / 1e6:,.2f} M"), Cell(f"{share:.0%}")]))
@@ -54,7 +55,7 @@ def compared(runs: Sequence[Path]) -> Page:
             Table("On held-out text", ["right", "accuracy kept", "perplexity", "agrees with teacher"], rows, "student"),
             Table("Size", ["not embeddings", "of the teacher"], sizes, "run"),
         ),
-        curves=(IntervalChart("Accuracy kept", "share of the teacher's", intervals),),
+        curves=(IntervalChart("Accuracy kept", "share of the teacher's", intervals),) if intervals else (),
         notes=()
         if len(tokens) == 1
         else ("These runs were scored on different numbers of documents: compare what each keeps of its own teacher.",),

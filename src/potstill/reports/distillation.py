@@ -18,7 +18,7 @@ from potstill.reports.page import (
     number_cell,
     share_cell,
 )
-from potstill.runs import IN_WORDS, ModelScores, RunScores
+from potstill.runs import IN_WORDS, OTHER_TOKENS, ModelScores, RunScores
 from potstill.types import Score
 
 _METRICS = (
@@ -41,7 +41,7 @@ def distillation_page(
 ) -> Page:
     """The page for these scores. `steps` has the logged steps of each arm, `recipe` the resolved recipe as text."""
     by_name = {model.name: model for model in scores.models}
-    documents = by_name["teacher"].scores["accuracy"].n
+    documents = by_name["teacher"].scores["bits_per_byte" if _has_other_tokens(by_name) else "accuracy"].n
     return Page(
         title=name,
         lead=_lead(by_name, scores),
@@ -53,19 +53,25 @@ def distillation_page(
             "2,000 bootstrap draws of documents; differences are paired, on the same draws.",
             "The control learns from the same batches in the same order by cross-entropy on the text itself. "
             "“Same time” is the control given as many seconds as the distilled student took: it asks no teacher, so it reads more.",
+            *([OTHER_TOKENS] if _has_other_tokens(by_name) else []),
         ),
         settings=recipe,
         environment=environment_of(manifest),
     )
 
 
+def _has_other_tokens(models: Mapping[str, ModelScores]) -> bool:
+    return "accuracy" not in models["teacher"].scores
+
+
 def _lead(models: Mapping[str, ModelScores], scores: RunScores) -> str:
-    kept = models[_STUDENT].kept["accuracy"]
     share = scores.sizes[_STUDENT].non_embedding / scores.sizes["teacher"].non_embedding
-    lead = (
-        f"A student with {share:.0%} of its teacher's non-embedding parameters is right "
-        f"{kept.value:.1%} as often as its teacher."
-    )
+    lead = f"A student with {share:.0%} of its teacher's non-embedding parameters "
+    if _has_other_tokens(models):
+        ours, theirs = (models[name].scores["bits_per_byte"].value for name in (_STUDENT, "teacher"))
+        lead += f"needs {ours:.3f} bits a byte, and its teacher, which cuts text into other tokens, {theirs:.3f}."
+    else:
+        lead += f"is right {models[_STUDENT].kept['accuracy'].value:.1%} as often as its teacher."
     control = models.get("hard_labels")
     if control is None:
         return lead
@@ -76,21 +82,23 @@ def _lead(models: Mapping[str, ModelScores], scores: RunScores) -> str:
 
 
 def _cards(models: Mapping[str, ModelScores], scores: RunScores) -> tuple[Card, ...]:
-    kept = models[_STUDENT].kept["accuracy"]
+    is_apart = _has_other_tokens(models)
+    kept = models[_STUDENT].kept["bits_per_byte" if is_apart else "accuracy"]
+    what = "teacher's bits a byte over the student's" if is_apart else "of the teacher's accuracy kept"
     teacher, student = scores.sizes["teacher"], scores.sizes[_STUDENT]
     cards = [
-        Card("of the teacher's accuracy kept", f"{kept.value:.1%}", f"{kept.low:.1%} – {kept.high:.1%}"),
+        Card(what, f"{kept.value:.1%}", f"{kept.low:.1%} – {kept.high:.1%}"),
         Card(
             "parameters without embeddings",
             f"{student.non_embedding / teacher.non_embedding:.0%}",
             f"{_millions(student.non_embedding)} of {_millions(teacher.non_embedding)}",
         ),
-        Card(
-            "agrees with the teacher",
-            f"{models[_STUDENT].scores['agreement'].value:.1%}",
-            f"hard labels: {models['hard_labels'].scores['agreement'].value:.1%}" if "hard_labels" in models else "",
-        ),
     ]
+    if not is_apart:
+        beside = (
+            f"hard labels: {models['hard_labels'].scores['agreement'].value:.1%}" if "hard_labels" in models else ""
+        )
+        cards.append(Card("agrees with the teacher", f"{models[_STUDENT].scores['agreement'].value:.1%}", beside))
     if scores.speeds:
         fast, slow = (_fastest(scores.speeds[name]) for name in (_STUDENT, "teacher"))
         what = "decoding speed" if scores.speeds["teacher"].decode_tokens_per_second else "reading speed"
@@ -171,8 +179,10 @@ def _share_tables(steps: Sequence[Mapping[str, object]]) -> list[Table]:
 
 def _interval_charts(scores: RunScores) -> list[IntervalChart]:
     charts = []
+    bits = ("bits_per_byte", "Bits a byte on held-out text", "bits a byte (lower is better)", True)
     for metric, title, label, teacher_too in (
         ("perplexity", "Perplexity on held-out text", "perplexity (lower is better)", True),
+        *([bits] if any("accuracy" not in model.scores for model in scores.models) else []),
         ("kl_to_teacher", "Distance to the teacher", "KL(teacher ‖ student), nats a token (lower is better)", False),
     ):
         intervals = [
@@ -184,8 +194,10 @@ def _interval_charts(scores: RunScores) -> list[IntervalChart]:
                 is_highlighted=model.name == _STUDENT,
             )
             for model in scores.models
-            if teacher_too or model.name != "teacher"
+            if (teacher_too or model.name != "teacher") and metric in model.scores
         ]
+        if not intervals:
+            continue
         charts.append(IntervalChart(title, label, intervals, decimals=2, is_logarithmic=metric == "perplexity"))
     return charts
 

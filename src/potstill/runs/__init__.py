@@ -30,12 +30,13 @@ from potstill.runs.fingerprints import fingerprint_of_model, fingerprint_of_toke
 from potstill.runs.folder import RunFolder
 from potstill.runs.held_out import held_out_sample
 from potstill.runs.job import Arm, Job
-from potstill.runs.scores import IN_WORDS, RunScores, score_model, scores_of
+from potstill.runs.scores import IN_WORDS, OTHER_TOKENS, RunScores, score_model, scores_of
 from potstill.runs.stages import Together, measure_stages
 from potstill.runs.tracking import check_trackers
 
 __all__ = [
     "IN_WORDS",
+    "OTHER_TOKENS",
     "Arm",
     "ArmStep",
     "Estimate",

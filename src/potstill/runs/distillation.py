@@ -80,7 +80,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
         if kept is None:
             yield Stage(f"measuring: {IN_WORDS[name]}")
             on_this_device(job.teacher.model)
-            kept = _measure(job, model(), teacher=None if name == "teacher" else beside)
+            kept = _measure(job, model(), name, beside)
             folder.keep_measurement(name, kept)
         found[name] = kept
         yield Measured(name, kept)
@@ -185,13 +185,14 @@ def _student(folder: RunFolder, arm: Arm) -> PreTrainedModel:
     return load_model(folder.of_arm(arm.name) / "student")
 
 
-def _measure(job: Job, model: PreTrainedModel, *, teacher: RememberingTeacher | None) -> Measurement:
+def _measure(job: Job, model: PreTrainedModel, name: str, beside: RememberingTeacher) -> Measurement:
+    is_teacher, is_translated = name == "teacher", job.teacher_held_out is not None
     return measure(
         on_this_device(model),
-        job.held_out,
+        job.teacher_held_out if is_teacher and job.teacher_held_out is not None else job.held_out,
         length=job.length,
-        teacher=teacher,
-        size=job.teacher.num_tokens,
+        teacher=None if is_teacher or is_translated else beside,
+        size=(job.marker if is_translated and not is_teacher else job.teacher).num_tokens,
         dtype=job.settings.dtype,
         masking=job.masking,
     )

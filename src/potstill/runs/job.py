@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data import Masking, TextBatches, TokenCorpus
-from potstill.losses import FeatureLoss, SoftLabelLoss
+from potstill.losses import FeatureLoss, Measure
 from potstill.teachers import LiveTeacher
 from potstill.training import OnPolicy, TrainingSettings
 from potstill.types import Teacher
@@ -34,6 +34,7 @@ class Job:
     correction   how a copy of the teacher first learns the text from hard labels, and then marks in its place; None: it doesn't
     average      the decay of the student's average, which marks in the teacher's place; None: it doesn't
     smoothing    also train on smoothed hard labels that are as uncertain as the marker
+    teacher_held_out  the same text in the teacher's tokens, where these are others: then it isn't asked when students are scored
     masking      what is hidden of held-out text, for masked language models
     """
 
@@ -43,7 +44,7 @@ class Job:
     new_student: Callable[[], PreTrainedModel]
     batches: TextBatches
     held_out: TokenCorpus
-    measure: SoftLabelLoss
+    measure: Measure
     settings: TrainingSettings
     length: int
     control: bool = True
@@ -57,6 +58,7 @@ class Job:
     on_policy: OnPolicy | None = None
     average: float | None = None
     smoothing: bool = False
+    teacher_held_out: TokenCorpus | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,6 @@ class Arm:
     """One student of a run: its name in the folder, what it learns by (labels, features), for how many steps."""
 
     name: str
-    measure: SoftLabelLoss
+    measure: Measure
     steps: int
     features: FeatureLoss | None = None

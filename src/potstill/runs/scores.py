@@ -38,6 +38,11 @@ IN_WORDS: Mapping[str, str] = {
     "distilled": "distilled",
 }
 
+OTHER_TOKENS = (
+    "The teacher cuts the text into other tokens: scores a token, the agreement and the KL have no meaning beside it. Bits a byte have, over "
+    "the same bytes for all."
+)
+
 
 @dataclass(frozen=True)
 class RunScores:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +78,10 @@ class Spans:
     ours_stop: Ints
     theirs: Ints
     theirs_stop: Ints
+
+    def where(self, mask: NDArray[np.bool_]) -> Spans:
+        """These of them alone."""
+        return Spans(self.ours[mask], self.ours_stop[mask], self.theirs[mask], self.theirs_stop[mask])
 
 
 def common_spans(ours: Placed, theirs: Placed) -> Spans:
@@ -182,7 +185,7 @@ class Retelling:
             if self.theirs.adds_space and spelled and not b"".join(spelled) == wanted:
                 spelled[0] = spelled[0].removeprefix(b" ")
             # A tokenizer that rewrites some characters has a place as far as it hasn't.
-            agreed = len(commonprefix([b"".join(spelled), wanted]))
+            agreed = _num_agreeing(b"".join(spelled), wanted)
             for token, spelling in zip(tokens, spelled, strict=True):
                 has_place = bool(spelling) and place + len(spelling) <= agreed
                 ids.append(token)
@@ -199,6 +202,12 @@ class _Part:
     unit: int
     text: str = ""
     tokens: tuple[int, ...] = ()
+
+
+def _num_agreeing(one: bytes, other: bytes) -> int:
+    if one == other:
+        return len(one)
+    return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _characters(raw: bytes) -> Iterator[tuple[int, str]]:

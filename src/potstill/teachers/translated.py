@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from potstill.data import best_fit
+from potstill.data import TokenCorpus, best_fit
 from potstill.errors import ModelError
 from potstill.models import task_of
-from potstill.teachers.alignment import Placed, Retelling, common_spans
+from potstill.teachers.alignment import Placed, Retelling, Spans, common_spans
 from potstill.teachers.live import LiveTeacher
 from potstill.types import Batch, TranslatedTargets
 
@@ -102,6 +102,36 @@ class TranslatedTeacher:
             teacher_tokens=float(theirs.sum()) / max(1, len(marked)),
         )
 
+    def retold(self, corpus: TokenCorpus) -> tuple[TokenCorpus, TokenCorpus]:
+        """(the corpus, the same text in the teacher's tokens), with weights such that in both the same bytes of each document count.
+
+        For measuring: nats over bytes compare the two. What counts in the corpus and stands in no span doesn't count any more.
+        """
+        ours = [corpus.document(document) for document in range(len(corpus))]
+        told = self.retelling.tell([(ids.tolist(), True) for ids, _ in ours])
+        sizes, their_sizes = (
+            np.array([len(one) for one in spelling.spelled])
+            for spelling in (self.retelling.ours, self.retelling.theirs)
+        )
+        weights, their_weights = [], []
+        for (ids, counts), theirs in zip(ours, told, strict=True):
+            spans = common_spans(self.retelling.place(ids.tolist(), begins=True), theirs)
+            spans = _predicted(spans, counts > 0)
+            # An invented space is a byte of one of the two alone.
+            size = _sums(sizes[ids], spans.ours, spans.ours_stop)
+            spans = spans.where(size == _sums(their_sizes[theirs.ids], spans.theirs, spans.theirs_stop))
+            weights.append(_numbered(len(ids), spans.ours, spans.ours_stop, 0) >= 0)
+            their_weights.append(_numbered(len(theirs.ids), spans.theirs, spans.theirs_stop, 0) >= 0)
+        retold = TokenCorpus(
+            ids=np.concatenate([one.ids for one in told]).astype(np.uint32),
+            weights=np.concatenate(their_weights).astype(np.float32),
+            offsets=np.cumsum([0, *(len(one.ids) for one in told)], dtype=np.int64),
+            keys=corpus.keys,
+            is_sample=corpus.is_sample,
+            token_bytes=their_sizes.astype(np.uint16),
+        )
+        return replace(corpus, weights=np.concatenate(weights).astype(np.float32)), retold
+
     def _spans(self, batch: Batch) -> tuple[NDArray[np.int64], list[_Row]]:
         """(the number of the span each prediction of the batch belongs to, -1 where it is in none; the teacher's contexts)."""
         on_cpu = batch.to("cpu")
@@ -120,14 +150,10 @@ class TranslatedTeacher:
             theirs = _cut(theirs, self.longest)
             found = common_spans(self.retelling.place(ours, begins=is_begin), theirs)
             # Nobody predicts the first token of a context. Token j is predicted at place j - 1.
-            counted_before = np.concatenate([[0, 0], np.cumsum(counted[row, start:stop])])
-            is_counted = counted_before[found.ours_stop] - counted_before[found.ours] == found.ours_stop - found.ours
-            kept = (found.ours > 0) & (found.theirs > 0) & is_counted
-            numbers = number + np.arange(kept.sum())
-            _number_(spans_of[row, start:stop], found.ours[kept] - 1, found.ours_stop[kept] - 1, numbers)
-            marks = np.full(len(theirs.ids), -1, dtype=np.int64)
-            _number_(marks, found.theirs[kept], found.theirs_stop[kept], numbers)
-            number += len(numbers)
+            found = _predicted(found, np.concatenate([[False], counted[row, start:stop]]))
+            spans_of[row, start:stop] = _numbered(len(ours), found.ours, found.ours_stop, number)[1:]
+            marks = _numbered(len(theirs.ids), found.theirs, found.theirs_stop, number)
+            number += len(found.ours)
             if (marks >= 0).any():
                 rows.append(_Row(theirs.ids, marks, int(on_cpu.documents[row, start])))
         return spans_of, rows
@@ -193,13 +219,25 @@ def _contexts(batch: Batch) -> list[tuple[int, int, int]]:
     return found
 
 
-def _number_(
-    column: NDArray[np.int64], begins: NDArray[np.int64], ends: NDArray[np.int64], numbers: NDArray[np.int64]
-) -> None:
-    """Write each number at the places [begin, end) of the column."""
+def _predicted(spans: Spans, counts: NDArray[np.bool_]) -> Spans:
+    """The spans whose tokens of ours all count, and which neither context begins with."""
+    is_counted = _sums(counts, spans.ours, spans.ours_stop) == spans.ours_stop - spans.ours
+    return spans.where(is_counted & (spans.ours > 0) & (spans.theirs > 0))
+
+
+def _sums(values: NDArray, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each stretch [begin, end)."""
+    before = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    return before[ends] - before[begins]
+
+
+def _numbered(size: int, begins: NDArray[np.int64], ends: NDArray[np.int64], first: int) -> NDArray[np.int64]:
+    """A column of that size with first, first + 1, ... in the stretches [begin, end), and -1 elsewhere."""
     sizes = ends - begins
     before = np.cumsum(sizes) - sizes
-    column[np.arange(sizes.sum()) + np.repeat(begins - before, sizes)] = np.repeat(numbers, sizes)
+    column = np.full(size, -1, dtype=np.int64)
+    column[np.arange(sizes.sum()) + np.repeat(begins - before, sizes)] = np.repeat(first + np.arange(len(sizes)), sizes)
+    return column
 
 
 def _cut(told: Placed, longest: int | None) -> Placed:

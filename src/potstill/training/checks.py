@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.losses import SoftLabelLoss, gradient_shares, linear_loss
+from potstill.losses import Measure, gradient_shares, linear_loss
 from potstill.models import hidden_states
 from potstill.types import Batch, DenseTargets, HiddenStates, Teacher
 
@@ -28,7 +28,7 @@ class SelfCheck:
 
 
 def self_check(
-    student: PreTrainedModel, teacher: Teacher | None, batch: Batch, measure: SoftLabelLoss, *, dtype: torch.dtype
+    student: PreTrainedModel, teacher: Teacher | None, batch: Batch, measure: Measure, *, dtype: torch.dtype
 ) -> SelfCheck:
     """Run the loss once on a small batch without learning; ModelError when student = teacher doesn't give zero.
 

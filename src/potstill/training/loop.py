@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.errors import DataError, NotFiniteError
-from potstill.losses import FeatureLoss, SoftLabelLoss, Workspace, linear_loss
+from potstill.losses import FeatureLoss, Measure, Workspace, linear_loss
 from potstill.models import hidden_states
 from potstill.teachers import AveragedTeacher, is_stored, on_device
 from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
 from potstill.training.features import Features, GradientShares, Terms, first_input, shares_of
 from potstill.training.on_policy import OnPolicy, Written, begin_writing
 from potstill.training.schedule import Cosine, Schedule
-from potstill.types import Batch, SoftTargets, Teacher
+from potstill.types import Batch, Labels, SoftTargets, Teacher
 
 
 @runtime_checkable
@@ -89,7 +89,7 @@ def train(
     student: PreTrainedModel,
     teacher: Teacher | None,
     batches: Batches | OnPolicy,
-    measure: SoftLabelLoss,
+    measure: Measure,
     settings: TrainingSettings,
     *,
     folder: Path | None = None,
@@ -158,7 +158,7 @@ def _ahead(work: Iterator[_Work]) -> Iterator[_Work]:
 
 
 # A step's batch, and its passes: what one of them reads, and its labels where they need no model.
-_Work = tuple[Batch, list[tuple[Batch, SoftTargets | None]]]
+_Work = tuple[Batch, list[tuple[Batch, Labels | None]]]
 
 
 def _divided(
@@ -185,7 +185,7 @@ class _Objective(nn.Module):
     def __init__(
         self,
         student: PreTrainedModel,
-        measure: SoftLabelLoss,
+        measure: Measure,
         features: Features | None,
         size: int | None,
         *,
@@ -196,7 +196,7 @@ class _Objective(nn.Module):
         self.workspace = Workspace()
 
     def forward(
-        self, batch: Batch, targets: SoftTargets | None, with_first_input: bool
+        self, batch: Batch, targets: Labels | None, with_first_input: bool
     ) -> tuple[Tensor, Terms, dict[str, Tensor], list[Tensor]]:
         """(sum over predictions, each feature's sum over positions, parts of the first, what goes into the first layer if asked for)."""
         added = None if self.features is None else self.features.measure
@@ -218,7 +218,7 @@ def _gradient_of_step(
     objective: nn.Module,
     teacher: Teacher | None,
     batch: Batch,
-    parts: list[tuple[Batch, SoftTargets | None]],
+    parts: list[tuple[Batch, Labels | None]],
     settings: TrainingSettings,
     features: Features | None,
     index: int,
@@ -237,7 +237,7 @@ def _pass(
     objective: nn.Module,
     teacher: Teacher | None,
     batch: Batch,
-    parts_of_step: list[tuple[Batch, SoftTargets | None]],
+    parts_of_step: list[tuple[Batch, Labels | None]],
     settings: TrainingSettings,
     features: Features | None,
     shares: GradientShares | None,

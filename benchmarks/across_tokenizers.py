@@ -1,6 +1,6 @@
 """What a teacher of another tokenizer is worth: the pocket teacher (4,096 tokens) and a small fresh student with a vocabulary of its own.
 
-    .venv/bin/python benchmarks/across_tokenizers.py           (about 40 minutes on one core; resumes; prints the table)
+    .venv/bin/python benchmarks/across_tokenizers.py           (about an hour on one core of its own; resumes; prints the table)
 
 The student's tokenizer is a byte-level BPE of 1,000 tokens trained on 200 training files of the standard library, the student a Llama
 of 4 layers of width 128 with random weights. Every arm of a seed begins with the same weights and reads the same batches. Scores: bits
@@ -28,7 +28,7 @@ from potstill.evaluation import Measurement, measure
 from potstill.losses import HARD_LABELS, MatchedTokens, Measure, SortedProbabilities, SpanLikelihood, TranslatedLoss
 from potstill.models import load_model, load_tokenizer
 from potstill.runs import held_out_sample
-from potstill.teachers import LiveTeacher, TranslatedTeacher
+from potstill.teachers import Coverage, LiveTeacher, TranslatedTeacher
 from potstill.training import TrainingSettings, train
 
 HERE = Path(__file__).parent
@@ -122,7 +122,7 @@ def main() -> None:
             found.setdefault(arm, []).append(Measurement.load(path))
             seconds.setdefault(arm, []).append(json.loads(path.with_suffix(".json").read_text())["seconds"])
     if arguments.arms == list(ARMS):
-        table = report(found, seconds, of_teacher, arguments, coverage, teacher.retelling.theirs.tokenizer)
+        table = report(found, seconds, of_teacher, arguments, coverage)
         (arguments.work / "table.md").write_text(table)
         print(table)
 
@@ -131,7 +131,13 @@ def bits(one: Measurement) -> float:
     return float(one.nll.sum() / np.log(2) / one.bytes.sum())
 
 
-def report(found, seconds, of_teacher: Measurement, arguments: argparse.Namespace, coverage, _) -> str:
+def report(
+    found: dict[str, list[Measurement]],
+    seconds: dict[str, list[float]],
+    of_teacher: Measurement,
+    arguments: argparse.Namespace,
+    coverage: Coverage,
+) -> str:
     tokens = arguments.steps * ROWS * LENGTH
     lines = [
         "| arm | bits a byte (seeds) | minus hard labels' | s a step |",
@@ -151,8 +157,8 @@ def report(found, seconds, of_teacher: Measurement, arguments: argparse.Namespac
     return (
         f"*{date.today()}; `benchmarks/across_tokenizers.py`; one CPU core, float32; torch {version('torch')}, transformers "
         f"{version('transformers')}, tokenizers {version('tokenizers')}.*\n"
-        f"*{arguments.steps} steps of {ROWS} x {LENGTH} tokens ({tokens:,} tokens), {arguments.seeds} seeds; {len(of_teacher)} held-out files, "
-        f"{of_teacher.bytes.sum():,.0f} bytes. {coverage}*\n\n" + "\n".join(lines) + "\n"
+        f"*{arguments.steps} steps of {ROWS} x {LENGTH} tokens ({tokens:,} tokens), {arguments.seeds} seeds; {len(of_teacher)} held-out "
+        f"files, {of_teacher.bytes.sum():,.0f} bytes. {coverage}*\n\n" + "\n".join(lines) + "\n"
     )
 
 

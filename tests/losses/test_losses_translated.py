@@ -208,7 +208,7 @@ def test_large_tau_tends_to_its_limit():
     for span in range(4):
         a = -sum(log_p[n, targets.tokens[n]] for n in range(7) if SPANS[n] == span)
         b = -sum(log_q[n, TOKENS[n]] for n in range(7) if STUDENT_SPANS[n] == span)
-        expected = expected + WEIGHTS[STUDENT_SPANS == span].mean() * (a * (a / b).log() - a + b)
+        expected = expected + WEIGHTS[span == STUDENT_SPANS].mean() * (a * (a / b).log() - a + b)
     torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-8)
 
 

@@ -167,7 +167,7 @@ def _likelihood(
     how: SpanLikelihood,
     chunk: int,
 ) -> Float[Tensor, ""]:
-    """A span's likelihood is a product over its tokens. First the value and its slope in each token's log-likelihood, then their gradient."""
+    """A span's likelihood is a product over its tokens. First the value and its slope in each log-likelihood, then their gradient."""
     spans = targets.student_spans[targets.student_spans >= 0]
     with torch.no_grad():
         theirs = _log_likelihoods(HiddenStates(targets.rows, targets.head), targets.tokens, chunk)

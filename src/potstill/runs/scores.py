@@ -39,8 +39,8 @@ IN_WORDS: Mapping[str, str] = {
 }
 
 OTHER_TOKENS = (
-    "The teacher cuts the text into other tokens: scores a token, the agreement and the KL have no meaning beside it. Bits a byte have, over "
-    "the same bytes for all."
+    "The teacher cuts the text into other tokens: scores a token, the agreement and the KL have no meaning beside it. Bits a byte "
+    "have, over the same bytes for all."
 )
 
 

@@ -42,7 +42,7 @@ class Spelling:
         if not tokenizer.is_fast:
             raise VocabularyError(f"the {whose}'s {type(tokenizer).__name__} is not a fast tokenizer: use one that is")
         spelled = tuple(spelled_tokens(tokenizer))
-        plain = [tokenizer(text, add_special_tokens=False).input_ids for text in _PROBES]
+        plain = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in _PROBES]
         found = [b"".join(spelled[token] for token in ids) for ids in plain]
         adds_space = found[-1] == b" x"
         for text, bytes_of_text in zip(_PROBES, found, strict=True):
@@ -119,8 +119,8 @@ class Retelling:
 
     def place(self, ids: Sequence[int], *, begins: bool) -> Placed:
         """Our tokens with their places. `begins`: the context is the beginning of a text."""
-        lengths = [max(1, len(spelling)) for spelling in self._spelled(ids, begins=begins)]
-        stops = np.cumsum(lengths, dtype=np.int64)
+        lengths = np.array([max(1, len(one)) for one in self._spelled(ids, begins=begins)], dtype=np.int64)
+        stops = np.cumsum(lengths)
         return Placed(np.array(ids, dtype=np.int64), stops - lengths, stops)
 
     def tell(self, contexts: Sequence[tuple[Sequence[int], bool]]) -> list[Placed]:
@@ -150,7 +150,7 @@ class Retelling:
         """What the other tokenizer is to read, in order: special tokens, and text between them."""
         spelled = self._spelled(ids, begins=begins)
         unit = position = 0
-        if begins:
+        if begins and ids:
             is_ours = not self.ours.is_text(ids[0]) and ids[0] in (*self.ours.front, self.ours.tokenizer.bos_token_id)
             for number, token in enumerate(self.theirs.front):
                 is_last = number == len(self.theirs.front) - 1
@@ -182,7 +182,7 @@ class Retelling:
             tokens = next(told)
             wanted, place = part.text.encode(), 0
             spelled = [self.theirs.spelled[token] for token in tokens]
-            if self.theirs.adds_space and spelled and not b"".join(spelled) == wanted:
+            if self.theirs.adds_space and spelled and b"".join(spelled) != wanted:
                 spelled[0] = spelled[0].removeprefix(b" ")
             # A tokenizer that rewrites some characters has a place as far as it hasn't.
             agreed = _num_agreeing(b"".join(spelled), wanted)

@@ -124,7 +124,7 @@ def test_a_slip_is_named_with_its_place_and_what_was_found(line: str, message: s
         (
             'model = "big"',
             'kind = "store"\nmodel = "b"',
-            'teacher.kind: needs "live" or "stored", found the text "store"',
+            'teacher.kind: needs "live", "stored" or "translated", found the text "store"',
         ),
         ("[teacher]", "name = '../up'\n[teacher]", "name: needs a name that a folder can have"),
         (

@@ -26,10 +26,10 @@ from potstill.data import (
 from potstill.errors import DataError, ModelError, NotFiniteError, RunDirectoryError, VocabularyError
 from potstill.losses import ForwardKL
 from potstill.losses.mixing import mixed_logits
-from potstill.losses.support import LOG_ZERO, rows_of
+from potstill.losses.support import LOG_ZERO, over_students_tokens, rows_of
 from potstill.models import Task, head_of, hidden_states, task_of
 from potstill.models.asking import device_of, evaluating
-from potstill.types import Batch, DenseTargets, Head, HiddenStates, Labels, MixedTargets, SoftTargets, Teacher
+from potstill.types import Batch, DenseTargets, Head, Labels, MixedTargets, SoftTargets, Teacher
 
 NUM_BINS = 15
 # Of fp32 logits in a chunk: on a CPU what stays in the cache (measured at 4,096 and 49,152 tokens: 64 MiB takes a third longer).
@@ -150,7 +150,7 @@ def measure_teacher(
         for batch in ordered_batches(corpus, length=length, rows=rows):
             batch = batch.to(device)
             targets = None if teacher is None else _dense(teacher.label(batch))
-            _add(sums, corpus, batch, marker.label(batch), targets)
+            _add(sums, corpus, batch, over_students_tokens(marker.label(batch)), targets)
     nothing = np.full(len(corpus), np.nan)
     return Measurement(**{"kl": nothing, "agreements": nothing, **sums})
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from potstill.errors import LossError
 from potstill.losses.mixing import check_size, mixed_logits, settled
-from potstill.types import DenseTargets, Head, MixedTargets, SoftTargets, SparseTargets
+from potstill.types import DenseTargets, Head, Labels, MixedTargets, SoftTargets, SparseTargets, TranslatedTargets
 
 # Stands for log 0: exp(LOG_ZERO) is 0 in every floating point type, and 0 * LOG_ZERO is 0 where 0 * -inf would be NaN.
 LOG_ZERO = -1e4
@@ -29,6 +29,15 @@ class TeacherLogits:
 
     products: Float[Tensor, "rows tokens"]
     head: Head
+
+
+def over_students_tokens(labels: Labels) -> SoftTargets:
+    """The same labels; LossError where they are over the tokens of another tokenizer."""
+    if isinstance(labels, TranslatedTargets):
+        raise LossError(
+            "labels over the tokens of another tokenizer have losses of their own (TranslatedLoss), and go with no others"
+        )
+    return labels
 
 
 def shared_events(

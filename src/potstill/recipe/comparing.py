@@ -28,6 +28,7 @@ def build_features(
     import torch
 
     from potstill.losses import FeatureLoss
+    from potstill.losses.support import over_students_tokens
     from potstill.models import few_tokens, hidden_states
     from potstill.teachers import LiveTeacher, on_device
 
@@ -46,7 +47,8 @@ def build_features(
         ours = hidden_states(student, batch, layers=features.student_layers, attention=features.student_attention)
         marker = LiveTeacher(teacher, size=1, layers=features.teacher_layers, attention=features.teacher_attention)
         matrices = {name: [one.to(batch.inputs.device) for one in found] for name, found in features.matrices().items()}
-        features.sums(ours, on_device(marker.label(batch), batch.inputs.device), batch.contexts, matrices)
+        theirs = over_students_tokens(on_device(marker.label(batch), batch.inputs.device))
+        features.sums(ours, theirs, batch.contexts, matrices)
     return features
 
 

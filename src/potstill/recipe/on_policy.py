@@ -61,6 +61,10 @@ def check_can_mark(table: OnPolicyTable | None, *, teacher: str, student: str, a
     """Raise where nobody marks what the student writes, or no student is there to write."""
     if table is None:
         return
+    if teacher == "translated":
+        raise mistake(
+            "a teacher of another tokenizer marks the text alone (training.on_policy): take a teacher of the student's tokenizer"
+        )
     if teacher == "stored":
         raise mistake(
             'stored labels are of the text and can\'t mark what the student writes (training.on_policy): set teacher.kind = "live"'

@@ -40,7 +40,14 @@ def check_translation(recipe: Recipe) -> TranslationTable:
             recipe.teacher.correction is not None,
             "a copy of it can't learn from the student's tokens: leave teacher.correction out",
         ),
-        (loss.hidden is not None, "its hidden states stand at other places of the text: leave loss.hidden out"),
+        (
+            bool(loss.features),
+            f"its hidden states stand at other places of the text: leave {' and '.join(loss.features)} out",
+        ),
+        (
+            recipe.teacher.mixture is not None or recipe.teacher.average is not None or recipe.evaluation.smoothing,
+            "it marks alone, in tokens of its own: leave teacher.mixture, teacher.average and evaluation.smoothing out",
+        ),
         (
             how == "uld" and loss.alpha == 1,
             "sorted probabilities never say which token they are of: set loss.alpha below 1, so that the text says it",

@@ -6,6 +6,8 @@ from itertools import islice
 
 import torch
 
+from potstill.losses import TranslatedLoss
+from potstill.losses.support import over_students_tokens
 from potstill.models import load_model, on_this_device, this_device
 from potstill.runs.folder import STUDENT, RunFolder
 from potstill.runs.job import Job
@@ -23,7 +25,7 @@ def smoothing_teacher(job: Job, folder: RunFolder, marker: Teacher) -> Smoothing
 
     Labels on disk stand for the teacher, and the student's average for the student it has become.
     """
-    temperature = job.measure.temperature
+    temperature = 1.0 if isinstance(job.measure, TranslatedLoss) else job.measure.temperature
     if not (folder.path / _FILE).exists():
         entropy = _mean_entropy(_asked(job, folder, marker), job, temperature)
         share = smoothing_of_entropy(entropy, job.teacher.num_tokens)
@@ -46,6 +48,6 @@ def _mean_entropy(teacher: Teacher, job: Job, temperature: float) -> float:
     total, count = 0.0, 0
     with torch.no_grad():
         for batch in islice(job.batches.from_step(0), _PASSES):
-            found = entropies(teacher.label(batch.rows(0, _ROWS).to(this_device())), temperature)
+            found = entropies(over_students_tokens(teacher.label(batch.rows(0, _ROWS).to(this_device()))), temperature)
             total, count = total + float(found.double().sum()), count + len(found)
     return total / max(count, 1)

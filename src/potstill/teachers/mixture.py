@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from potstill.errors import LossError, VocabularyError
+from potstill.losses.support import over_students_tokens
 from potstill.teachers.stored import StoredTeacher, on_device
-from potstill.types import Batch, DenseTargets, MixedTargets, SparseTargets, Teacher
+from potstill.types import Batch, DenseTargets, Labels, MixedTargets, SparseTargets, Teacher
 
 Weighing = Literal["weights", "confidence", "cross_entropy"]
 # Rows whose logits are made at once, to see how sure a teacher is.
@@ -62,8 +63,9 @@ class MixtureTeacher:
         return MixedTargets(parts, weights.softmax(-1), self.of)
 
 
-def parts_of(targets: DenseTargets | SparseTargets | MixedTargets) -> DenseTargets | SparseTargets:
-    """The targets of one teacher; LossError where that one is a mixture itself."""
+def parts_of(labels: Labels) -> DenseTargets | SparseTargets:
+    """The targets of one teacher; LossError where that one is a mixture itself, or of another tokenizer."""
+    targets = over_students_tokens(labels)
     if isinstance(targets, MixedTargets):
         raise LossError("a mixture of teachers can't have a mixture among them: name all teachers in one")
     return targets

@@ -18,7 +18,6 @@ from potstill.types import (
     Head,
     Labels,
     MixedTargets,
-    SoftTargets,
     SparseTargets,
     TranslatedTargets,
 )

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from potstill.losses import FeatureLoss
+from potstill.losses.support import over_students_tokens
 from potstill.models import layers_of
-from potstill.types import HiddenStates, SoftTargets
+from potstill.types import HiddenStates, Labels
 
 # Sums over positions, or means over a step, of each term.
 Terms = dict[str, Tensor]
@@ -42,12 +43,14 @@ class Features(nn.Module):
         """Whether the loss has to be looked at before the first step."""
         return self.measure.balance == "dynamic" and bool(self.factors.isnan().any())
 
-    def sums(self, student: HiddenStates, teacher: SoftTargets | None, contexts: Int[Tensor, " contexts"]) -> Terms:
+    def sums(self, student: HiddenStates, teacher: Labels | None, contexts: Int[Tensor, " contexts"]) -> Terms:
         """Each term's sum over positions, without its weight."""
         # Products of hidden states in half precision would say more about rounding than about the models.
         with torch.autocast(student.rows.device.type, enabled=False):
             matrices: dict[str, list[Tensor]] = {name: [*found.parameters()] for name, found in self.matrices.items()}
-            return self.measure.sums(student, teacher, contexts, matrices)
+            return self.measure.sums(
+                student, over_students_tokens(teacher) if teacher is not None else None, contexts, matrices
+            )
 
     def weights(self) -> dict[str, float]:
         """What each term is multiplied by now."""

@@ -29,7 +29,7 @@ from potstill.training.checkpoint import load_checkpoint_, load_written, newest_
 from potstill.training.features import Features, GradientShares, Terms, first_input, shares_of
 from potstill.training.on_policy import OnPolicy, Written, begin_writing
 from potstill.training.schedule import Cosine, Schedule
-from potstill.types import Batch, Labels, SoftTargets, Teacher
+from potstill.types import Batch, Labels, Teacher
 
 
 @runtime_checkable

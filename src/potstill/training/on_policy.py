@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from potstill.data import PackedBatches, Prompts
 from potstill.data.rows import padded_rows, shuffled
 from potstill.errors import LossError, ModelError, RunDirectoryError
-from potstill.losses import SoftLabelLoss
+from potstill.losses import Measure
 from potstill.models import task_of
 from potstill.teachers import LiveTeacher, StoredTeacher
 from potstill.training.generating import Companion, Sampling, complete, held_in
@@ -204,7 +204,7 @@ def begin_writing(
     plan: OnPolicy,
     student: PreTrainedModel,
     teacher: Teacher | None,
-    measure: SoftLabelLoss,
+    measure: Measure,
     accelerator: Accelerator,
     *,
     dtype: torch.dtype,

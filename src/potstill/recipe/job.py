@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,22 +96,31 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         measure=measure,
         features=features,
         correction=build_correction(recipe, dtype=dtype),
-        average=None if recipe.teacher.average is None else recipe.teacher.average.decay,
-        smoothing=recipe.evaluation.smoothing,
         masking=batches.masking if isinstance(batches, MaskedBatches) else None,
         settings=build_settings(training, steps=steps, dtype=dtype),
         length=training.length,
-        control=recipe.evaluation.control,
-        same_time=recipe.evaluation.control_same_time,
-        untouched=recipe.evaluation.untouched,
-        speed=recipe.evaluation.speed,
         trackers=training.trackers,
     )
+    job = _with_controls(job, recipe)
     facts: dict[str, object] = {"shared_vocabulary": size}
     if translated is not None:
         job, facts = translated_job(job, translated, recipe)
     sizes = {"teacher": asdict(size_of(model)), "student": asdict(size_of(student))}
     return BuiltJob(job, folder, {**identity, **_facts(job), "sizes": sizes, **facts})
+
+
+def _with_controls(job: Job, recipe: Recipe) -> Job:
+    """The same, with what is trained and measured besides as the recipe wants it."""
+    wanted, average = recipe.evaluation, recipe.teacher.average
+    return replace(
+        job,
+        control=wanted.control,
+        same_time=wanted.control_same_time,
+        untouched=wanted.untouched,
+        speed=wanted.speed,
+        smoothing=wanted.smoothing,
+        average=None if average is None else average.decay,
+    )
 
 
 def check_teaching(recipe: Recipe) -> None:

@@ -139,5 +139,5 @@ def _check_weighing(recipe: Recipe) -> None:
                 )
     if recipe.loss.features:
         raise RecipeError(
-            f"{' and '.join(recipe.loss.features)} compares with one teacher: leave it or teacher.mixture out"
+            f"{' and '.join(recipe.loss.features)} compares with one teacher's hidden states: leave it or teacher.mixture out"
         )

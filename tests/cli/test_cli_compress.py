@@ -37,7 +37,7 @@ SMALL += [
 @pytest.fixture
 def texts(workshop: Workshop) -> Path:
     """Documents that the tiny teacher can be asked about."""
-    rows = [{"text": f"{word} and " * 12} for word in (f"word{number}" for number in range(60))]
+    rows = [{"text": f"word{number} and " * 12, "domain": ("even", "odd")[number % 2]} for number in range(60)]
     (workshop.path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return workshop.path
 
@@ -52,6 +52,8 @@ def test_a_student_comes_out(workshop: Workshop, texts: Path) -> None:
     assert "clears the bar" in result.output
     assert "hard labels" in result.output
     AutoModelForCausalLM.from_pretrained(texts / "run" / "student")
+    groups = json.loads((texts / "run" / "scores.json").read_text())["breakdown"]["groups"]
+    assert {one["name"] for one in groups if one["by"] == "the document is in"} == {"even", "odd"}
     for name in ("report.html", "report.md", "scores.json", "student/README.md"):
         assert (texts / "run" / name).exists(), name
     again = compress(workshop, "--keep", "agreement=0.1%")

@@ -1,5 +1,7 @@
 """Documents as token ids and the weight of predicting each."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -68,6 +70,21 @@ def test_a_corpus_reloads_as_it_was_saved(tmp_path):
     (tmp_path / "tokens" / "ids.npy").unlink()
     with pytest.raises(DataError, match="holds no tokenised corpus"):
         TokenCorpus.load(tmp_path / "tokens")
+
+
+def test_domains_go_along(tmp_path):
+    corpus = tokenize(
+        [
+            replace(document(("ab", True), key=key), domain=domain)
+            for key, domain in zip("xyz", ("prose", None, "code"), strict=True)
+        ],
+        TOKENIZER,
+    )
+    assert corpus.domains == ("prose", "", "code")
+    assert corpus.select([2, 0]).domains == ("code", "prose")
+    corpus.save(tmp_path / "tokens")
+    assert TokenCorpus.load(tmp_path / "tokens").domains == corpus.domains
+    assert tokenize([document(("ab", True), key="x")], TOKENIZER).domains == ()
 
 
 def test_beginnings_keep_a_token_more_than_predictions():

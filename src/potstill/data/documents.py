@@ -64,6 +64,7 @@ class Document:
     tokens     token ids that somebody has made already: they stay as they are, and there are no parts
     label      the class it belongs to, where there is one
     weight     how much each of its predictions counts in the loss, beside 1
+    domain     where it belongs, as its record says
     teacher    the name of the teacher that marks it, where its record names one
     """
 
@@ -75,6 +76,7 @@ class Document:
     label: int | str | None = None
     weight: float = 1.0
     teacher: str | None = None
+    domain: str | None = None
 
     @property
     def text(self) -> str:
@@ -97,6 +99,7 @@ class Columns:
     split: str = "split_key"
     ends: str = "ends"
     teacher: str = "teacher"
+    domain: str = "domain"
 
 
 def read_documents(
@@ -190,8 +193,12 @@ def documents_of_records(
     for where, record in records:
         document = _document_of(record, columns, tokenizer, where)
         if document is not None:
-            teacher = record.get(columns.teacher)
-            yield replace(document, teacher=teacher) if isinstance(teacher, str) else document
+            teacher, domain = (record.get(name) for name in (columns.teacher, columns.domain))
+            yield replace(
+                document,
+                teacher=teacher if isinstance(teacher, str) else None,
+                domain=None if domain is None else str(domain),
+            )
 
 
 def _document_of(

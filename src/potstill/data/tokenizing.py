@@ -37,6 +37,7 @@ class TokenCorpus:
     token_bytes  uint16 [vocabulary]: how many bytes of text each token stands for
     labels       int64 [documents]: the class of a labelled text, -1 elsewhere
     teachers     int64 [documents]: the number of the teacher that a document names, -1 elsewhere
+    domains      one a document, or none at all: what its record says of where it belongs, "" where it says nothing
     """
 
     ids: NDArray[np.uint32]
@@ -47,6 +48,7 @@ class TokenCorpus:
     token_bytes: NDArray[np.uint16]
     labels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     teachers: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    domains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("labels", "teachers"):
@@ -93,6 +95,7 @@ class TokenCorpus:
             self.token_bytes,
             self.labels[chosen],
             self.teachers[chosen],
+            tuple(self.domains[d] for d in chosen) if self.domains else (),
         )
 
     def part(self, split: Split, *, held_out: float = 0.10, search: float = 0.05) -> TokenCorpus:
@@ -110,7 +113,7 @@ class TokenCorpus:
                 with (folder / f"{name}.npy").open("wb") as file:
                     np.save(file, getattr(self, name), allow_pickle=False)
             part = folder / f"{_CORPUS_FILE}.part"
-            part.write_text(json.dumps({"version": 1, "keys": self.keys}), "utf-8")
+            part.write_text(json.dumps({"version": 1, "keys": self.keys, "domains": self.domains}), "utf-8")
             part.replace(folder / _CORPUS_FILE)
         except OSError as error:
             raise RunDirectoryError(
@@ -122,14 +125,16 @@ class TokenCorpus:
     def load(cls, folder: Path) -> TokenCorpus:
         """A saved corpus, memory-mapped; DataError when there is none."""
         try:
-            keys = json.loads((folder / _CORPUS_FILE).read_text("utf-8"))["keys"]
+            lists = json.loads((folder / _CORPUS_FILE).read_text("utf-8"))
+            names = {name: tuple(lists[name]) for name in _LISTS}
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder} holds no tokenised corpus ({error}): delete it and run again") from error
-        return cls(keys=tuple(keys), **arrays)
+        return cls(**names, **arrays)
 
 
-_ARRAYS = tuple(one.name for one in fields(TokenCorpus) if one.name != "keys")
+_LISTS = ("keys", "domains")
+_ARRAYS = tuple(one.name for one in fields(TokenCorpus) if one.name not in _LISTS)
 
 
 def tokenize(
@@ -156,6 +161,7 @@ def tokenize(
     is_sample: list[bool] = []
     labels: list[int] = []
     marked_by: list[int] = []
+    domains: list[str] = []
     num_tokens = 0
     for some in _batched(documents, _DOCUMENTS_AT_ONCE):
         for document, piece in zip(some, _pieces(some, tokenizer), strict=True):
@@ -163,6 +169,7 @@ def tokenize(
             keys.append(document.key)
             is_sample.append(document.is_sample)
             labels.append(-1 if classes is None else _class_of(document, classes))
+            domains.append(document.domain or "")
             marked_by.append(-1 if teachers is None else _teacher_of(document, teachers))
             num_tokens += len(piece[0])
         if progress is not None:
@@ -176,6 +183,7 @@ def tokenize(
         token_bytes=bytes_of_tokens(tokenizer),
         labels=np.array(labels, dtype=np.int64),
         teachers=np.array(marked_by, dtype=np.int64),
+        domains=tuple(domains) if any(domains) else (),
     )
 
 

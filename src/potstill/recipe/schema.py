@@ -121,6 +121,8 @@ class ColumnsTable(Table):
     """Beside `text`, for classifiers: its class, by name or number."""
     teacher: Text = "teacher"
     """Where teacher.mixture goes by it: the name of the teacher that marks the record."""
+    domain: Text = "domain"
+    """Where a record belongs: the report of a search tells of each domain by itself."""
     labels: Text = "labels"
     """Beside the ids: -100 where a token is read and not learned."""
     weight: Text = "loss_weight"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from potstill.soft_labels import Store
 from potstill.soft_labels.statistics import describe
 from potstill.students import cached_values
 
-_READ_FOR_BREAKDOWN = 20_000
+_READ_FOR_BREAKDOWN, _MOST_DOMAINS = 20_000, 12
 
 
 def findings(search: Search, name: str, *, holds: bool, four_bits: FourBits | None) -> dict[str, object]:
@@ -34,7 +35,7 @@ def findings(search: Search, name: str, *, holds: bool, four_bits: FourBits | No
         job.tokenizer,
         length=job.length,
         size=job.teacher.num_tokens,
-        domains=_domains(sample.keys),
+        domains=_domains(sample),
     )
     probed = {"teacher": model, "distilled": student}
     if job.control:
@@ -148,10 +149,14 @@ def _beginning(corpus: TokenCorpus) -> TokenCorpus:
     return corpus.select(range(max(1, last)))
 
 
-def _domains(keys: tuple[str, ...]) -> list[str] | None:
-    """The folders that documents lie in, where these are few."""
-    names = [f"{Path(key).parts[0]}/" if len(Path(key).parts) > 1 else "at the top" for key in keys]
-    return names if 1 < len(set(names)) <= 12 else None
+def _domains(corpus: TokenCorpus) -> list[str] | None:
+    """What records say of where they belong, or the folders that documents lie in; the most frequent, where there are many."""
+    if corpus.domains:
+        names = [name or "none named" for name in corpus.domains]
+    else:
+        names = [f"{Path(key).parts[0]}/" if len(Path(key).parts) > 1 else "at the top" for key in corpus.keys]
+    frequent = [name for name, _ in Counter(names).most_common(_MOST_DOMAINS)]
+    return [name if name in frequent else "another" for name in names] if len(frequent) > 1 else None
 
 
 def _finite(value: object) -> object:

@@ -15,7 +15,7 @@ from tiny_encoders import word_tokenizer
 from tiny_models import byte_tokenizer
 
 from potstill.errors import VocabularyError
-from potstill.teachers.alignment import Placed, Retelling, common_spans
+from potstill.teachers.alignment import Placed, Retelling, shared_spans
 
 BYTES = byte_tokenizer()
 TOKENIZERS = {
@@ -70,7 +70,7 @@ def retelling(one: str, other: str) -> Retelling:
 
 def check_spans(told: Retelling, ids: list[int], theirs: Placed, *, begins: bool) -> None:
     ours = told.place(ids, begins=begins)
-    spans = common_spans(ours, theirs)
+    spans = shared_spans(ours, theirs)
     assert (spans.ours_stop > spans.ours).all()
     assert (spans.theirs_stop > spans.theirs).all()
     for begin, end in ((spans.ours, spans.ours_stop), (spans.theirs, spans.theirs_stop)):
@@ -125,7 +125,7 @@ def test_bytes_that_are_no_character_are_left_out():
     ids = [alphabet[bytes([byte])] for byte in (*raw, 0xF0, 0x9F)]  # ... and ends in the middle of an emoji
     (theirs,) = told.tell([(ids, False)])
     assert b"".join(told.theirs.spelled[token] for token in theirs.ids) == " 🙂 a".encode()
-    spans = common_spans(told.place(ids, begins=False), theirs)
+    spans = shared_spans(told.place(ids, begins=False), theirs)
     assert spans.ours[0] == 1
     assert spans.ours_stop[-1] == len(ids) - 2
     broken = [alphabet[bytes([byte])] for byte in b"ab\xff cd"]
@@ -142,7 +142,7 @@ def test_bos_of_the_one_and_of_the_other(bos: bool) -> None:
     (theirs,) = told.tell([([*ids, has.eos_token_id], True)])
     assert theirs.ids.tolist() == [*pocket()("the inn").input_ids, end]
     assert (theirs.starts[0], theirs.stops[0]) == ((0, 1) if bos else (-1, -1))
-    spans = common_spans(told.place([*ids, has.eos_token_id], begins=True), theirs)
+    spans = shared_spans(told.place([*ids, has.eos_token_id], begins=True), theirs)
     assert (spans.ours[-1], spans.theirs[-1]) == (len(ids), len(theirs.ids) - 1)  # the ends of the text
     # In the middle of a document nobody has one.
     (middle,) = told.tell([(ids[1:], False)])
@@ -172,7 +172,7 @@ def test_special_tokens_of_one_name_stand_for_each_other_and_others_are_left_out
     lonely = Retelling(ours, BYTES)
     (found,) = lonely.tell([(ids, False)])
     assert found.ids.tolist() == BYTES("abc").input_ids
-    spans = common_spans(lonely.place(ids, begins=False), found)
+    spans = shared_spans(lonely.place(ids, begins=False), found)
     assert spans.ours.tolist() == [1, 2, 4]
 
 
@@ -187,7 +187,7 @@ def test_what_a_tokenizer_rewrites_ends_what_is_common() -> None:
     told = Retelling(BYTES, composing())
     ids = BYTES("ab e\u0301 cd").input_ids
     (theirs,) = told.tell([(ids, True)])
-    spans = common_spans(told.place(ids, begins=True), theirs)
+    spans = shared_spans(told.place(ids, begins=True), theirs)
     assert spans.ours_stop.max() == len("ab ")
     assert np.array_equal(spans.ours, spans.theirs)
 

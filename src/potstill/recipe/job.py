@@ -51,7 +51,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     from potstill.data import MaskedBatches
     from potstill.models import faster_dtype, hold_in_, size_of, task_of
     from potstill.recipe.marking import build_mixture, fingerprints_of_others, label_one_at_a_time, size_of_all
-    from potstill.runs import Job, RunFolder, check_trackers, fingerprint_of_model, fingerprint_of_tokenizer
+    from potstill.runs import Job, RunFolder, check_trackers
     from potstill.teachers import LiveTeacher
 
     check_trackers(recipe.training.trackers)
@@ -60,12 +60,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     label_one_at_a_time(recipe, out, say)
     model, student, tokenizer, size = _checked_models(recipe, say)
     size = size_of_all(recipe, student, tokenizer, size)
-    identity = {
-        "teacher": fingerprint_of_model(model),
-        "student": fingerprint_of_model(student),
-        "tokenizer": fingerprint_of_tokenizer(tokenizer),
-        "text": fingerprint_of_text(recipe.data),
-    }
+    identity = _identity(recipe, model, student, tokenizer)
     more, others = fingerprints_of_others(recipe, out)
     identity |= more
     folder = RunFolder.open(out, recipe_toml(recipe), identity)
@@ -107,6 +102,20 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         job, facts = translated_job(job, translated, recipe)
     sizes = {"teacher": asdict(size_of(model)), "student": asdict(size_of(student))}
     return BuiltJob(job, folder, {**identity, **_facts(job), "sizes": sizes, **facts})
+
+
+def _identity(
+    recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, str]:
+    """What the run is of, as fingerprints."""
+    from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
+
+    return {
+        "teacher": fingerprint_of_model(teacher),
+        "student": fingerprint_of_model(student),
+        "tokenizer": fingerprint_of_tokenizer(tokenizer),
+        "text": fingerprint_of_text(recipe.data),
+    }
 
 
 def _with_controls(job: Job, recipe: Recipe) -> Job:

@@ -9,7 +9,7 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
     live.py        LiveTeacher                                 a model marks as the student reads
     stored.py      StoredTeacher, on_device                    what it said is on disk
     translated.py  TranslatedTeacher                           its tokenizer is not the student's
-    alignment.py   common_spans, Retelling                     two tokenizations of one text
+    alignment.py   shared_spans, Retelling                     two tokenizations of one text
     remembering.py RememberingTeacher                          marks the same text once, for several models
     mixture.py     MixtureTeacher                              several who mark together, weighed
     routed.py      RoutedTeacher                               several, each for its own documents

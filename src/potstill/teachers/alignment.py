@@ -84,7 +84,7 @@ class Spans:
         return Spans(self.ours[mask], self.ours_stop[mask], self.theirs[mask], self.theirs_stop[mask])
 
 
-def common_spans(ours: Placed, theirs: Placed) -> Spans:
+def shared_spans(ours: Placed, theirs: Placed) -> Spans:
     """The smallest spans with a boundary of both at both ends, in order, each covered by tokens of both without a gap."""
     starts, stops = np.intersect1d(ours.starts, theirs.starts), np.intersect1d(ours.stops, theirs.stops)
     bounds = np.union1d(starts, stops)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from potstill.data import TokenCorpus, best_fit
 from potstill.errors import ModelError
 from potstill.models import task_of
-from potstill.teachers.alignment import Placed, Retelling, Spans, common_spans
+from potstill.teachers.alignment import Placed, Retelling, Spans, shared_spans
 from potstill.teachers.live import LiveTeacher
 from potstill.types import Batch, TranslatedTargets
 
@@ -115,7 +115,7 @@ class TranslatedTeacher:
         )
         weights, their_weights = [], []
         for (ids, counts), theirs in zip(ours, told, strict=True):
-            spans = common_spans(self.retelling.place(ids.tolist(), begins=True), theirs)
+            spans = shared_spans(self.retelling.place(ids.tolist(), begins=True), theirs)
             spans = _predicted(spans, counts > 0)
             # An invented space is a byte of one of the two alone.
             size = _sums(sizes[ids], spans.ours, spans.ours_stop)
@@ -148,7 +148,7 @@ class TranslatedTeacher:
         number = 0
         for (row, start, stop), ours, is_begin, theirs in zip(contexts, ids, begins, told, strict=True):
             theirs = _cut(theirs, self.longest)
-            found = common_spans(self.retelling.place(ours, begins=is_begin), theirs)
+            found = shared_spans(self.retelling.place(ours, begins=is_begin), theirs)
             # Nobody predicts the first token of a context. Token j is predicted at place j - 1.
             found = _predicted(found, np.concatenate([[False], counted[row, start:stop]]))
             spans_of[row, start:stop] = _numbered(len(ours), found.ours, found.ours_stop, number)[1:]

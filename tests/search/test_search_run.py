@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from potstill.errors import RecipeError, RunDirectoryError
 from potstill.recipe.searching import build_search
 from potstill.reports.compression import write_compression
-from potstill.search import Chosen, Climbing, Redone
+from potstill.search import Chosen, Climbing, Decided, Redone
 
 HERE = Path(__file__).parent
 
@@ -67,6 +67,29 @@ def test_the_page_is_made_of_files_alone(done, tmp_path) -> None:
     assert "library_name: transformers" in card
     assert "model-index" in card
     assert "| **" in (copy / "report.md").read_text()
+
+
+def test_half_a_rung_says_nothing_and_is_ended_first(done, source, tmp_path) -> None:
+    """Where a search was killed within a move, it ends that move before it decides: else it would decide from what the other never saw."""
+    out = tmp_path / "half"
+    shutil.copytree(done, out)
+    search = build_search(small_search.recipe(source), out, say=lambda _: None)
+    first, second = search.steps(0, 0), search.steps(0, 1)
+    climbed = [one.name for one in search.candidates if search.has_look(one.name, second)]
+    name = climbed[0]
+    for path in search.of(name).glob("look-*"):
+        if path.name.partition(".")[0] != f"look-{first}":
+            path.unlink()
+    assert search.has_look(name, first)
+    assert search.standings()[name].rungs == 0
+    assert all(points == [] for points in search.points(name).values())
+    search.folder.write_json("begun.json", {"bars": search.bars_in_words, "names": [name], "rungs": 1, "why": "begun"})
+    said = [event.what for event in search.run() if isinstance(event, Decided)]
+    assert said[0] == f"{name}: begun"
+    assert search.has_look(name, second)
+    assert not (out / "begun.json").exists()
+    search.folder.write_json("begun.json", {"bars": "others", "names": [name], "rungs": 3, "why": "begun"})
+    assert not any(isinstance(event, Climbing) for event in search.run())
 
 
 def test_the_same_line_again_does_nothing(done, source) -> None:

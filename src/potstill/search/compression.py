@@ -8,7 +8,7 @@ soft_labels/      what the teacher says of the text to learn from, said once for
 importance.safetensors  ladder.json       what may be cut, and into what
 candidates/NAME/  screen.npz, trunk/, decay-STEPS/, look-STEPS.npz, held_out-STEPS.npz, student/
 controls/         hard labels and the untouched student, of the shape that was chosen
-search.json       what was decided, and why
+search.json       what was decided, and why; begun.json: what is being trained
 student/  student-int4/
 """
 
@@ -32,6 +32,7 @@ from potstill.teachers import RememberingTeacher
 from potstill.training import Step
 
 _SCREEN_TOKENS = 6_000
+_BEGUN = "begun.json"
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,16 @@ class Search(Known):
         while True:
             standings = self.standings()
             yield Ladder(self.candidates, standings)
-            move = next_move(list(standings.values()), rungs=len(self.rungs), looks=self.looks)
+            move = self._begun() or next_move(list(standings.values()), rungs=len(self.rungs), looks=self.looks)
             decisions.append({"move": type(move).__name__, **asdict(move)})
             self._write(decisions, standings)
             match move:
                 case Train(names, rungs, why):
+                    self.folder.write_json(_BEGUN, {"bars": self.bars_in_words, **asdict(move)})
                     yield Decided(f"{', '.join(names)}: {why}")
                     for name in names:
                         yield from self._train(name, rungs - 1)
+                    (self.path / _BEGUN).unlink(missing_ok=True)
                 case Judge(name, _):
                     yield Stage(f"judging {name} on held-out text")
                     self.count_look(name)
@@ -110,6 +113,14 @@ class Search(Known):
                     verdicts = self.verdicts(name)
                     yield Chosen(self.by_name[name], isinstance(move, Found), verdicts)
                     return
+
+    def _begun(self) -> Train | None:
+        """What a search for these bars was training when it was killed: it is ended first, since what to do next was to be decided then."""
+        known = self.folder.read_json(_BEGUN) if (self.path / _BEGUN).exists() else {}
+        names = known.get("names")
+        if known.get("bars") != self.bars_in_words or not isinstance(names, list):
+            return None
+        return Train(tuple(map(str, names)), int(str(known["rungs"])), str(known["why"]))
 
     def unsettled(self) -> list[Redone]:
         """What `settle` would do again, and why; nothing is touched."""
@@ -124,7 +135,8 @@ class Search(Known):
         """
         self.folder.write_text("recipe.toml", self.job.recipe)
         kept, redone = Kept(self.folder), []
-        candidates = [self.path / name for name in ("candidates", "controls", "student", "student-int4", "looks.json")]
+        of_candidates = ("candidates", "controls", "student", "student-int4", "looks.json", _BEGUN)
+        candidates = [self.path / name for name in of_candidates]
         # Another held-out text leaves the candidates as they are.
         judged = [*self.path.glob("candidates/*/held_out-*"), *self.path.glob("controls/*/held_out.*")]
         for step, places in (

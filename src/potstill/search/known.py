@@ -130,9 +130,15 @@ class Known:
         return {one.name: self._standing(one, curves) for one in inside}
 
     def points(self, name: str) -> dict[str, list[Point]]:
-        """The learning curve of a candidate, by bar: looks on the text to choose by."""
+        """The learning curve of a candidate, by bar: looks on the text to choose by, of rungs that are done.
+
+        A search that was killed within a rung must decide as one that wasn't, and that one never saw half a rung.
+        """
         found: dict[str, list[Point]] = {str(bar): [] for bar in self.bars}
-        for steps in sorted(int(path.stem.rpartition("-")[2]) for path in self.of(name).glob("look-*.npz")):
+        done = self.rungs_done(name)
+        last = self.steps(done - 1) if done else 0
+        looks = sorted(int(path.stem.rpartition("-")[2]) for path in self.of(name).glob("look-*.npz"))
+        for steps in (one for one in looks if one <= last):
             evidence = self.look(name, steps)
             for bar in self.bars:
                 draws = retained(bar, evidence, self.teacher_chosen_by)
@@ -167,12 +173,13 @@ class Known:
     def count_look(self, name: str) -> None:
         """A candidate is about to be judged."""
         if name not in self.judged_names():
-            everything, key = self._all_looks(), self._bars_in_words
+            everything, key = self._all_looks(), self.bars_in_words
             everything[key] = {"allowed": self.looks, "names": [*self.judged_names(), name]}
             self.folder.write_json("looks.json", everything)
 
     @property
-    def _bars_in_words(self) -> str:
+    def bars_in_words(self) -> str:
+        """What is asked, as a name of this search among those of its folder."""
         return "; ".join(str(bar) for bar in self.bars)
 
     def _all_looks(self) -> dict[str, object]:
@@ -180,7 +187,7 @@ class Known:
 
     def _looks(self) -> dict[str, object]:
         everything = self._all_looks()
-        if (known := everything.get(self._bars_in_words)) is not None:
+        if (known := everything.get(self.bars_in_words)) is not None:
             assert isinstance(known, dict)
             return known
         before = {name for one in everything.values() if isinstance(one, dict) for name in one["names"]}
@@ -222,6 +229,10 @@ class Known:
         """Optimizer steps to a look of a rung, the last one unless told."""
         return max(2, round(self.rungs[rung][look] * self.job.settings.steps))
 
+    def rungs_done(self, name: str) -> int:
+        """How many rungs a candidate has come up, all their looks included."""
+        return max((rung + 1 for rung in range(len(self.rungs)) if self.has_look(name, self.steps(rung))), default=0)
+
     def has_look(self, name: str, steps: int) -> bool:
         """Whether a candidate was looked at after so many steps."""
         return (self.of(name) / f"look-{steps}.answers.json").exists()
@@ -246,9 +257,7 @@ class Known:
         own = curves[one.name]
         was_judged = one.name in self.judged_names()
         judged = all(verdict.holds for verdict in self.verdicts(one.name)) if was_judged else None
-        done = max(
-            (rung + 1 for rung in range(len(self.rungs)) if self.has_look(one.name, self.steps(rung))), default=0
-        )
+        done = self.rungs_done(one.name)
         targets = {str(bar): self._target(bar, own[str(bar)]) for bar in self.bars}
         others = {bar: [found[bar] for name, found in curves.items() if name != one.name] for bar in own}
         found = standing(

@@ -24,13 +24,13 @@ from potstill.data import PackedBatches, TokenCorpus, prompts_of, read_documents
 from potstill.evaluation import measure, score
 from potstill.evaluation.breakdown import habits
 from potstill.losses import HARD_LABELS, ForwardKL, JensenShannon, ReverseKL, SoftLabelLoss
-from potstill.models import faster_dtype, load_model, load_tokenizer, save_model
+from potstill.models import Sampling, complete, faster_dtype, load_model, load_tokenizer, save_model
+from potstill.models.generating import held_in
 from potstill.runs import held_out_sample
 from potstill.students import cuttable_axes, measure_importance, prune, shape_of_share
 from potstill.students.prune import Shape
 from potstill.teachers import LiveTeacher, RememberingTeacher
-from potstill.training import OnPolicy, Sampling, TrainingSettings, complete, train
-from potstill.training.generating import held_in
+from potstill.training import OnPolicy, TrainingSettings, train
 
 OUT = Path("runs/on-policy-benchmark")
 LENGTH, ROWS, PROMPT, NEW = 128, 8, 32, 96

@@ -25,7 +25,8 @@ from potstill import (
     train,
 )
 from potstill.data import prompts_of
-from potstill.training import OnPolicy, Sampling, complete
+from potstill.models import Sampling, complete
+from potstill.training import OnPolicy
 
 
 def main() -> None:

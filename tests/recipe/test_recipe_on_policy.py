@@ -10,9 +10,9 @@ import pytest
 
 from potstill.data import Document, PackedBatches, Part, tokenize
 from potstill.errors import RecipeError
+from potstill.models import Sampling, ends_of
 from potstill.recipe import decode
-from potstill.recipe.on_policy import OnPolicyTable, build_on_policy, tokens_that_end
-from potstill.training import Sampling
+from potstill.recipe.on_policy import OnPolicyTable, build_on_policy
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, tiny_model
@@ -75,6 +75,7 @@ def test_it_becomes_a_plan_over_the_text_of_the_run() -> None:
     assert plan.prompts.sizes.tolist() == [5, 5, 5, 5, 11]
     assert (plan.rows, plan.new_tokens, plan.refresh_every, plan.seed) == (4, 10, 4, 7)
     assert plan.sampling == Sampling(0.7, 0.9, 12)
+    assert len(plan.ends) > 0 and max(plan.ends) < 257
     assert plan.tokens_per_step == pytest.approx(0.5 * 4 * (6.2 + 9) + 0.5 * 4 * 24)
     assert build_on_policy(None, batches, student, tokenizer, size=257) is None
 
@@ -83,9 +84,9 @@ def test_all_ends_of_a_chat_model_end_its_text() -> None:
     tokenizer, model = byte_tokenizer(), tiny_model("llama")
     assert model.generation_config is not None
     model.generation_config.eos_token_id = [2, 9, 900]
-    assert tokens_that_end(model, tokenizer, size=257) == (2, 9, int(str(tokenizer.eos_token_id)))
+    assert ends_of(model, tokenizer) == (2, 9, int(str(tokenizer.eos_token_id)), 900)
     model.generation_config.eos_token_id = None
-    assert tokens_that_end(model, tokenizer, size=257) == (tokenizer.eos_token_id,)
+    assert ends_of(model, tokenizer) == (tokenizer.eos_token_id,)
 
 
 def test_a_student_that_does_not_write_is_refused() -> None:

@@ -17,8 +17,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from potstill.data import PackedBatches, TokenCorpus, prompts_of
 from potstill.errors import LossError, ModelError, RunDirectoryError
 from potstill.losses import HARD_LABELS, ForwardKL, JensenShannon, ReverseKL, SoftLabelLoss
+from potstill.models import Sampling
 from potstill.teachers import FakeTeacher, LiveTeacher
-from potstill.training import OnPolicy, Sampling, Step, TrainingSettings, train
+from potstill.training import OnPolicy, Step, TrainingSettings, train
 from potstill.training.checkpoint import newest_checkpoint
 
 TOKENS = 61

@@ -13,9 +13,10 @@ from transformers import (
 )
 
 from potstill.errors import DataError, ModelError
+from potstill.models import cut, draw
 from potstill.soft_labels.noise import uniforms
 from potstill.writing import LocalWriter, Prompt, Sampling
-from potstill.writing.drawing import draw, key_of, warped
+from potstill.writing.drawing import key_of
 
 TEXTS = ["def f(self,", "import os\nimport", "class A:\n    def __init__(self, name", "x", "for i in range("]
 
@@ -85,7 +86,8 @@ def test_cuts_are_those_of_transformers(sampling):
     if sampling.min_p:
         theirs.append(MinPLogitsWarper(sampling.min_p))
     wanted = theirs(torch.zeros(9, 1, dtype=torch.long), logits).softmax(-1)
-    ours = warped(logits.log_softmax(-1), sampling)
+    p = (logits / sampling.temperature).softmax(-1)
+    ours = cut(p, top_k=sampling.top_k or None, top_p=sampling.top_p, min_p=sampling.min_p)
     torch.testing.assert_close(ours / ours.sum(-1, keepdim=True), wanted)
 
 
@@ -94,12 +96,12 @@ def test_draws_follow_the_weights():
     number = 40_000
     keys = np.array([key_of("a", n) for n in range(number)], dtype=np.uint64)
     drawn = torch.from_numpy(uniforms(0, keys, np.zeros(number, dtype=np.int64), 1)[:, 0])
-    found = torch.bincount(draw(weights.expand(number, -1), drawn)[:, 0], minlength=6) / number
+    found = torch.bincount(draw(weights.expand(number, -1), drawn), minlength=6) / number
     # 5 standard errors of a share are 5 · √(0.25 / 40,000) at most.
     torch.testing.assert_close(found, weights / 3, atol=0.0125, rtol=0)
     assert found[weights == 0].sum() == 0
     edges = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-    assert draw(weights.expand(2, -1), edges)[:, 0].tolist() == [1, 4]
+    assert draw(weights.expand(2, -1), edges).tolist() == [1, 4]
 
 
 def test_writing_ends_at_a_stop(pocket):

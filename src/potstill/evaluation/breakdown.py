@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data import TokenCorpus, ordered_batches
-from potstill.models import hidden_states
+from potstill.models import Sampling, complete, hidden_states
 from potstill.models.asking import device_of, evaluating
 
 _CHUNK = 256
@@ -118,27 +118,16 @@ def habits(
     generator = torch.Generator().manual_seed(0)
     common = torch.from_numpy(np.flatnonzero(np.bincount(corpus.ids, minlength=size)[:size]))
     once = common[torch.randint(len(common), (rows, tokens), generator=generator)]
-    device = device_of(model)
     with evaluating(model), torch.inference_mode():
-        logits = model(torch.cat([once, once], 1).to(device)).logits[:, tokens:-1, :size]
+        logits = model(torch.cat([once, once], 1).to(device_of(model))).logits[:, tokens:-1, :size]
         copying = float((logits.argmax(-1).cpu() == once[:, 1:]).float().mean())
-        begins = [corpus.document(d)[0][:tokens].astype(np.int64) for d in range(len(corpus))]
-        begins = [one for one in begins if len(one) == tokens][:rows]
-        if not begins:
-            return Habits(copying, float("nan"))
-        inputs = torch.from_numpy(np.stack(begins)).to(device)
-        out = model.generate(  # type: ignore[operator]
-            inputs,
-            attention_mask=torch.ones_like(inputs),
-            max_new_tokens=written,
-            min_new_tokens=written,
-            do_sample=False,
-            pad_token_id=0,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-        )
-    return Habits(copying, float(np.mean([_repeated(row[tokens:].tolist()) for row in out])))
+    begins = [corpus.document(d)[0][:tokens].astype(np.int64) for d in range(len(corpus))]
+    begins = [one for one in begins if len(one) == tokens][:rows]
+    if not begins:
+        return Habits(copying, float("nan"))
+    nothing_drawn = np.zeros((len(begins), written), np.float32)
+    text = complete(model, begins, nothing_drawn, sampling=Sampling(temperature=0.0), ends=(), size=size, rows=rows)
+    return Habits(copying, float(np.mean([_repeated(one.tolist()) for one in text])))
 
 
 def _repeated(ids: Sequence[int], run: int = 4) -> float:

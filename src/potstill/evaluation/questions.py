@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data import Judging, judge_of
 from potstill.errors import DataError
 from potstill.evaluation.harness import HarnessTask, task_scores
+from potstill.models import Sampling, complete, ends_of, head_of
 from potstill.models.asking import device_of, evaluating
 
 _ROWS = 16
@@ -134,24 +134,18 @@ def _question(line: str, where: str) -> Question:
 def _written(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], new_tokens: int, length: int
 ) -> list[str]:
-    """What the model goes on with, greedily. Prompts are padded on the left."""
+    """What the model goes on with, greedily."""
     ids = [_ids(tokenizer, prompt)[-(length - new_tokens) :] for prompt in prompts]
-    width = max(len(one) for one in ids)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    inputs = torch.tensor([[pad] * (width - len(one)) + list(one) for one in ids], device=device_of(model))
-    mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in ids], device=device_of(model))
-    generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
-    out = generate(
-        inputs,
-        attention_mask=mask,
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        pad_token_id=pad,
-        temperature=None,
-        top_p=None,
-        top_k=None,
+    out = complete(
+        model,
+        [np.array(one, np.int64) for one in ids],
+        np.zeros((len(ids), new_tokens), np.float32),
+        sampling=Sampling(temperature=0.0),
+        ends=ends_of(model, tokenizer),
+        size=head_of(model).num_tokens,
+        rows=len(ids),
     )
-    return [str(tokenizer.decode(row[width:], skip_special_tokens=True)) for row in out]
+    return [str(tokenizer.decode(row, skip_special_tokens=True)) for row in out]
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

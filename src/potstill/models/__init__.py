@@ -18,6 +18,8 @@ that is the truth.
     listening.py  listening_to_layers, ..._attention  what layers put out and their attention works with, beside a forward pass
     projections.py  projections_of                  which channels of which modules are the queries, keys and values
     overhearing.py  overhearing                     what the attention multiplies
+    generating.py complete, ends_of                 many prompts gone on from at once
+    sampling.py   Sampling, cut, draw               the next token, drawn among those that may come
     checks.py     check_head, check_packing, is_causal  ask the model, don't trust the config
     sizes.py      size_of -> Size, check_context    parameters and bytes; how long a text may be
     precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
@@ -28,20 +30,28 @@ that is the truth.
 
 from potstill.models.checks import check_head, check_packing, few_tokens, is_causal
 from potstill.models.forward import head_of, hidden_states
+from potstill.models.generating import Companion, complete, ends_of
 from potstill.models.layers import layers_of, layers_path, without_layer
 from potstill.models.load import load_model, load_shape, load_tokenizer
 from potstill.models.precision import faster_dtype, hold_in_, holds_exactly, matmul_speed, on_this_device, this_device
+from potstill.models.sampling import Sampling, cut, draw
 from potstill.models.save import save_model
 from potstill.models.sizes import Size, check_context, size_of
 from potstill.models.tasks import Task, classes_of, head_layer, task_of
 
 __all__ = [
+    "Companion",
+    "Sampling",
     "Size",
     "Task",
     "check_context",
     "check_head",
     "check_packing",
     "classes_of",
+    "complete",
+    "cut",
+    "draw",
+    "ends_of",
     "faster_dtype",
     "few_tokens",
     "head_layer",

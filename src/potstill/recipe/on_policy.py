@@ -90,7 +90,8 @@ def build_on_policy(
 ) -> OnPolicy | None:
     """What [training.on_policy] describes, over the text of the run. RecipeError for models that don't write."""
     from potstill.data import PackedBatches, prompts_of
-    from potstill.training import OnPolicy, Sampling
+    from potstill.models import Sampling, ends_of
+    from potstill.training import OnPolicy
 
     if table is None:
         return None
@@ -103,7 +104,7 @@ def build_on_policy(
     return OnPolicy(
         batches,
         prompts,
-        tokens_that_end(student, tokenizer, size),
+        tuple(token for token in ends_of(student, tokenizer) if token < size),
         share=table.share,
         rows=table.rows or batches.rows,
         new_tokens=table.new_tokens,
@@ -112,12 +113,3 @@ def build_on_policy(
         teacher_share=table.teacher_share,
         seed=batches.seed,
     )
-
-
-def tokens_that_end(student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, size: int) -> tuple[int, ...]:
-    """What ends a text by the model's own generation settings (chat models have several), and the tokenizer's end of text."""
-    config = student.generation_config
-    of_model = None if config is None else config.eos_token_id
-    listed = of_model if isinstance(of_model, list) else [of_model]
-    found = {int(str(token)) for token in [tokenizer.eos_token_id, *listed] if token is not None}
-    return tuple(sorted(token for token in found if token < size))

@@ -11,7 +11,6 @@ features.py    what is learned beside the student where features are compared; s
 schedule.py    learning rate over the steps: Cosine, Linear, Constant, WarmupStableDecay
 classifiers.py train_classifier: any torch classifier, images and all
 on_policy.py   OnPolicy: text that the student writes as it learns, beside the corpus
-generating.py  many prompts gone on from at once
 checkpoint.py  everything a killed run needs to go on bit for bit: weights, optimizer, random state, step
 checks.py      before step 0: student = teacher gives zero, and what share of the gradient each term has
 """
@@ -19,19 +18,16 @@ checks.py      before step 0: student = teacher gives zero, and what share of th
 from potstill.training.checkpoint import newest_step
 from potstill.training.checks import SelfCheck, self_check
 from potstill.training.classifiers import train_classifier
-from potstill.training.generating import Companion, Sampling, complete
 from potstill.training.loop import Batches, Step, TrainingSettings, train
 from potstill.training.on_policy import OnPolicy, StudentText, Written
 from potstill.training.schedule import Constant, Cosine, Linear, Schedule, WarmupStableDecay
 
 __all__ = [
     "Batches",
-    "Companion",
     "Constant",
     "Cosine",
     "Linear",
     "OnPolicy",
-    "Sampling",
     "Schedule",
     "SelfCheck",
     "Step",
@@ -39,7 +35,6 @@ __all__ = [
     "TrainingSettings",
     "WarmupStableDecay",
     "Written",
-    "complete",
     "newest_step",
     "self_check",
     "train",

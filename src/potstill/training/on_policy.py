@@ -25,9 +25,9 @@ from potstill.data import PackedBatches, Prompts
 from potstill.data.rows import padded_rows, shuffled
 from potstill.errors import LossError, ModelError, RunDirectoryError
 from potstill.losses import Measure
-from potstill.models import task_of
+from potstill.models import Companion, Sampling, complete, task_of
+from potstill.models.generating import held_in
 from potstill.teachers import LiveTeacher, StoredTeacher
-from potstill.training.generating import Companion, Sampling, complete, held_in
 from potstill.types import Batch, Teacher
 
 # Prompts that are gone on from at once: enough to fill a small device, little memory for the cache.

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.errors import DataError, ModelError, NotFiniteError
-from potstill.models import check_context
+from potstill.models import check_context, ends_of
 from potstill.models.asking import device_of, evaluating
 from potstill.writing.drawing import Drawing, key_of
 from potstill.writing.prompts import Prompt
@@ -117,10 +117,7 @@ class LocalWriter:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def _ends(self) -> list[int]:
-        """The tokens that end a text: the tokenizer's, and those of the model's own settings (a chat's end of turn)."""
-        of_model = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
-        found = of_model if isinstance(of_model, list) else [of_model]
-        ends = sorted({token for token in [*found, self.tokenizer.eos_token_id] if isinstance(token, int)})
+        ends = list(ends_of(self.model, self.tokenizer))
         if not ends:
             raise ModelError("the writer has no end-of-text token: its tokenizer and its generation_config name none")
         return ends

@@ -13,27 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.models.asking import device_of, evaluating
 from potstill.models.forward import head_of, takes_positions
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a token is chosen among those that may come next.
-
-    temperature  of the softmax; 0: always the likeliest token
-    top_p        only the likeliest tokens that together reach this probability (Holtzman et al. 2020, arXiv:1904.09751)
-    top_k        only so many of the likeliest; None: all
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int | None = None
+from potstill.models.sampling import Sampling, cut, draw
 
 
 @dataclass(frozen=True)
@@ -79,29 +66,18 @@ def complete(
     return found
 
 
+def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The tokens that end a text: those of the model's own settings (chat models have several), and the tokenizer's end of text."""
+    config = model.generation_config
+    of_model = None if config is None else config.eos_token_id
+    listed = of_model if isinstance(of_model, list) else [of_model]
+    return tuple(sorted({int(str(token)) for token in [tokenizer.eos_token_id, *listed] if token is not None}))
+
+
 def held_in(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """A copy of the model with its weights in this dtype, buffers as they are: casting once is faster than at every token."""
     cast = {id(weight): nn.Parameter(weight.detach().to(dtype), requires_grad=False) for weight in model.parameters()}
     return deepcopy(model, cast)
-
-
-def chosen_tokens(
-    probabilities: Float[Tensor, "rows tokens"], draws: Float[Tensor, " rows"], sampling: Sampling
-) -> Int[Tensor, " rows"]:
-    """The token at which the cumulated probability passes the draw, among the likeliest that `sampling` leaves."""
-    ids = None
-    if sampling.top_k is not None and sampling.top_k < probabilities.shape[-1]:
-        probabilities, ids = probabilities.topk(sampling.top_k, dim=-1)
-    elif sampling.top_p < 1:
-        probabilities, ids = probabilities.sort(dim=-1, descending=True, stable=True)
-    cumulated = probabilities.cumsum(-1)
-    whole = cumulated[:, -1:]
-    if sampling.top_p < 1:
-        # The token that reaches top_p is the last one: its place is the number of those that don't.
-        last = (cumulated < sampling.top_p * whole).sum(-1, keepdim=True).clamp_max(cumulated.shape[-1] - 1)
-        whole = cumulated.gather(-1, last)
-    places = torch.searchsorted(cumulated, draws[:, None] * whole, right=True).clamp_max(cumulated.shape[-1] - 1)
-    return (places if ids is None else ids.gather(-1, places)).squeeze(-1)
 
 
 def _written(
@@ -119,7 +95,8 @@ def _written(
         else:
             chances = [(one / sampling.temperature).softmax(-1) for one in logits]
             mixed = chances[0] if len(chances) == 1 else share * chances[1] + (1 - share) * chances[0]
-            tokens = chosen_tokens(mixed, draws[going_on, place], sampling)
+            weights = cut(mixed, top_k=sampling.top_k, top_p=sampling.top_p)
+            tokens = draw(weights, draws[going_on, place])
         text[going_on, place] = tokens
         left = (~torch.isin(tokens, last)).nonzero().squeeze(-1)
         if len(left) == 0 or place == most - 1:

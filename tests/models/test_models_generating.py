@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_models import FAMILIES, tiny_model
 
-from potstill.training.generating import Companion, Sampling, chosen_tokens, complete, held_in
+from potstill.models import Companion, Sampling, complete, cut, draw
+from potstill.models.generating import held_in
 
 PROMPTS = [np.random.default_rng(seed).integers(3, 61, size) for seed, size in enumerate([5, 9, 2, 9, 1, 7])]
 GREEDY = Sampling(temperature=0.0)
@@ -86,12 +87,13 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(sampling):
         expected /= expected.sum()
     count = 20_000
     even = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    tokens = chosen_tokens(probabilities.expand(count, 12), even, sampling)
+    tokens = draw(cut(probabilities.expand(count, 12), top_k=sampling.top_k, top_p=sampling.top_p), even)
     found = torch.bincount(tokens, minlength=12) / count
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=2e-4)
     # The ends of the interval are tokens that can be drawn.
-    for draw in (0.0, 1 - 2**-24):
-        token = chosen_tokens(probabilities.float()[None], torch.tensor([draw]), sampling)
+    for end in (0.0, 1 - 2**-24):
+        weights = cut(probabilities.float()[None], top_k=sampling.top_k, top_p=sampling.top_p)
+        token = draw(weights, torch.tensor([end]))
         assert expected[token] > 0
 
 

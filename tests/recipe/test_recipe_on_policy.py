@@ -75,7 +75,7 @@ def test_it_becomes_a_plan_over_the_text_of_the_run() -> None:
     assert plan.prompts.sizes.tolist() == [5, 5, 5, 5, 11]
     assert (plan.rows, plan.new_tokens, plan.refresh_every, plan.seed) == (4, 10, 4, 7)
     assert plan.sampling == Sampling(0.7, 0.9, 12)
-    assert len(plan.ends) > 0 and max(plan.ends) < 257
+    assert 0 < max(plan.ends) < 257
     assert plan.tokens_per_step == pytest.approx(0.5 * 4 * (6.2 + 9) + 0.5 * 4 * 24)
     assert build_on_policy(None, batches, student, tokenizer, size=257) is None
 

@@ -26,6 +26,7 @@ from potstill.soft_labels import (
     export_labels,
     import_labels,
 )
+from potstill.soft_labels.foreign import _token_of, tokens_by_text
 from potstill.teachers import StoredTeacher
 
 TOKENIZER = byte_tokenizer()
@@ -241,3 +242,14 @@ def test_compressed_rows_are_read_bit_by_bit(tmp_path: Path, delta: bool):
         assert np.allclose(np.stack(one.logprobs), values, rtol=0, atol=1e-12)
     with pytest.raises(DataError, match="settings of their compressor"):
         list(ForeignLabels(str(source), TOKENIZER).labels(corpus))
+
+
+def test_a_part_of_a_character_is_known_by_its_bytes_alone():
+    """Read as text, all of them are the same: a guess would be another token's label."""
+    known = tokens_by_text(TOKENIZER)
+    [first, second] = TOKENIZER("é", add_special_tokens=False)["input_ids"]
+    for part, token in zip("é".encode(), (first, second), strict=True):
+        said = {"token": "\ufffd", "bytes": [part]}
+        assert _token_of(said, known) == token
+        assert _token_of({"token": "\ufffd"}, known) is None
+    assert _token_of({"token": "a"}, known) == TOKENIZER("a", add_special_tokens=False)["input_ids"][0]

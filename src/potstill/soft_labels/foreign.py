@@ -22,11 +22,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.data import spelled_tokens
 from potstill.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What is read in place of bytes that are no whole character.
+_UNREADABLE = "\ufffd"
 Layout = Literal["columns", "distillkit", "axolotl", "openai"]
 Record = Mapping[str, object]
 
@@ -203,25 +206,27 @@ def answer_of(record: Record, tokenizer: PreTrainedTokenizerBase, where: str) ->
 
 
 def tokens_by_text(tokenizer: PreTrainedTokenizerBase) -> dict[bytes, int]:
-    """The token of each string of bytes, as servers write it; of several the first."""
+    """The token of each string of bytes, as servers write it; of several the first. Of a part of a character there is its bytes alone."""
     found = getattr(tokenizer, "_potstill_tokens_by_text", None)
     if found is None:
         found = {}
+        for token_id, spelling in enumerate(spelled_tokens(tokenizer)):
+            if spelling:
+                found.setdefault(spelling, token_id)
         for token_id in range(len(tokenizer)):
-            found.setdefault(str(tokenizer.decode([token_id])).encode(), token_id)
+            if _UNREADABLE not in (text := str(tokenizer.decode([token_id]))):
+                found.setdefault(text.encode(), token_id)
         tokenizer._potstill_tokens_by_text = found  # type: ignore[attr-defined]
     return found
 
 
 def _token_of(entry: Mapping, known: Mapping[bytes, int]) -> int | None:
-    """None for a token that the tokenizer hasn't got."""
+    """None for a token that the tokenizer hasn't got, and for a part of a character whose bytes are not said."""
     token = entry["token"]
     if token.startswith("token_id:"):
         return int(token.removeprefix("token_id:"))
-    found = known.get(token.encode())
-    if found is None and entry.get("bytes") is not None:
-        found = known.get(bytes(entry["bytes"]))
-    return found
+    found = known.get(bytes(entry["bytes"])) if entry.get("bytes") is not None else None
+    return known.get(token.encode()) if found is None and _UNREADABLE not in token else found
 
 
 def _lists(value: object) -> Sequence:

@@ -110,6 +110,10 @@ def test_a_dry_run_trains_nothing(workshop: Workshop, texts: Path) -> None:
         (["compress", "teacher", "-d", "many.jsonl", "-k", "90%", "--tokens", "many"], "found 'many'"),
         (["compress", "teacher", "-d", "many.jsonl", "--max-size", "60%"], "found '60%'"),
         (["compress", "recipe.toml"], "potstill distill"),
+        (
+            ["compress", "teacher", "-d", "many.jsonl", "-k", "90%", "-s", "training.lora={}"],
+            "no place for training.lora",
+        ),
         (["compress", "nowhere", "-d", "many.jsonl", "-k", "90%"], "nowhere"),
         (["report", "nowhere"], "holds no finished run"),
     ],

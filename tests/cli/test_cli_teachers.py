@@ -93,6 +93,17 @@ def test_ways_that_exclude_each_other_are_refused(words, said, two: Workshop):
     assert said in two.refused("distill", "recipe.toml", "-o", "a", *words)
 
 
+def test_others_are_looked_at_before_anything_is_trained(two: Workshop):
+    """`check` sees what `distill` would refuse, `label` doesn't label for one of several, and a stranger's folder is left alone."""
+    assert "nothing" in two.refused("check", "recipe.toml", "-s", 'teacher.mixture={others=[{model="./nothing"}]}')
+    assert "stores what teacher.model says by itself" in two.refused("label", "recipe.toml", *MIXED)
+    (two.path / "home").mkdir()
+    (two.path / "home" / "thesis.txt").write_text("precious")
+    lean = ("-s", "teacher.mixture.one_at_a_time=true")
+    assert "thesis.txt" in two.refused("distill", "recipe.toml", "-o", "home", *QUICK, *MIXED, *lean)
+    assert sorted(path.name for path in (two.path / "home").iterdir()) == ["thesis.txt"]
+
+
 def test_the_average_and_smoothed_labels_stand_in_the_scores(two: Workshop):
     half = ("-s", "loss.alpha=0.5", "-s", "evaluation.smoothing=true")
     averaged = run(two, "average", "-s", "teacher.average.decay=0.5", *half)

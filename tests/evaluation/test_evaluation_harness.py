@@ -55,12 +55,36 @@ def test_scores_are_the_tasks_own_in_the_order_of_its_questions(tmp_path: Path) 
     assert np.array_equal(answer_scores(model, tokenizer, one, length=128), found[list(one.items)])
 
 
+def test_each_call_asks_the_same_and_leaves_the_tokenizer_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    """Student and teacher are compared question by question: both must see the same few-shot examples."""
+    path = task_file(tmp_path)
+    path.write_text(path.read_text() + "num_fewshot: 3\nfewshot_split: test\n")
+    task, tokenizer, asked = read_task(str(path)), load_tokenizer("pocket"), []
+    of_request = type(task.task).construct_requests
+    monkeypatch.setattr(
+        type(task.task),
+        "construct_requests",
+        lambda self, doc, ctx, **more: asked.append(ctx) or of_request(self, doc, ctx, **more),
+    )
+    model, before = load_model("pocket"), tokenizer.pad_token
+    for _ in range(2):
+        answer_scores(model, tokenizer, task, length=256)
+    assert len(asked) == 48
+    assert asked[:24] == asked[24:]
+    assert asked[0].count("#") == 4
+    assert tokenizer.pad_token == before
+
+
 def test_the_fingerprint_is_of_documents_and_score(tmp_path: Path) -> None:
     one = read_task(str(task_file(tmp_path)))
     other_score = read_task(str(tmp_path / "words.yaml"), score="acc")
     (tmp_path / "more").mkdir()
     more = read_task(str(task_file(tmp_path / "more", 30)))
 
+    (tmp_path / "functions.py").write_text("def shots():\n    return []\n")
+    with_function = (tmp_path / "words.yaml").read_text() + "fewshot_config:\n  samples: !function functions.shots\n"
+    (tmp_path / "words.yaml").write_text(with_function)
+    assert read_task(str(tmp_path / "words.yaml")).fingerprint == read_task(str(tmp_path / "words.yaml")).fingerprint
     assert len({one.fingerprint, other_score.fingerprint, more.fingerprint}) == 3
 
 

@@ -54,6 +54,16 @@ def test_an_empty_table_is_all_on_policy() -> None:
         ({"training__on_policy__new_tokens": 128}, "no room for a prompt, found 128 of length = 128"),
         ({"training__on_policy__temperature": 0.0, "training__on_policy__teacher_share": 0.2}, "draws nothing"),
         ({"training": {"epochs": 1, "on_policy": {}}}, "say `tokens` or `steps`"),
+        (
+            {"teacher__mixture": {"others": [{"model": "b"}], "one_at_a_time": True}},
+            "can't mark what the student writes",
+        ),
+        ({"teacher__mixture": {"others": [{"model": "b", "labels": "c"}]}}, "can't mark what the student writes"),
+        (
+            {"teacher__mixture": {"others": [{"model": "b"}]}, "training__on_policy__teacher_share": 0.2},
+            "several teachers can't write along",
+        ),
+        ({"teacher__average": {}}, "nothing to"),
         ({"training__on_policy__share": 1.5}, "training.on_policy.share: needs a number at most 1"),
         ({"training__on_policy__lambda": 0.5}, "training.on_policy.lambda: no such setting"),
     ],

@@ -154,6 +154,9 @@ def test_stages_that_can_not_be_meant_are_refused(stages, said):
         ({"mixture": {"others": [{"model": "b", "labels": "c"}], "one_at_a_time": True}}, "labels the text itself"),
         ({"mixture": {"others": [{"model": "b"}], "by": "column", "of": "logits"}}, "one teacher a record"),
         ({"mixture": {"others": [{"model": "b", "weight": 0.0}]}}, "above 0"),
+        ({"mixture": {"others": [{"model": "b", "weight": 2.0}], "by": "column"}}, "nothing is weighed"),
+        ({"mixture": {"others": [{"model": "b", "name": "../../b"}]}}, "a name that a folder can have"),
+        ({"mixture": {"others": [{"model": ".."}]}}, "can't be called '..'"),
     ],
 )
 def test_teachers_that_can_not_be_meant_are_refused(teacher, said):
@@ -168,9 +171,36 @@ def test_teachers_that_can_not_be_meant_are_refused(teacher, said):
         )
 
 
+def test_an_assistant_is_larger_than_its_student_whatever_shape_that_has(monkeypatch):
+    """What the student has of its own shape is not the assistant's."""
+    monkeypatch.setattr("potstill.recipe.staging._share_of_student", lambda _: 0.25)
+    student = {"kind": "prune", "layers": 2, "ffn": 128, "tokens": 77}
+    found = stages_of(recipe_with({"kind": "progressive", "direct": False}, student=student), assistants=1)
+    assistant = found["assistant-1"].student.model_dump(exclude_none=True)
+    assert assistant == {"kind": "prune", "to": 0.5, "tokens": 77}
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({"teacher": {"model": "big", "kind": "stored"}}, "stages need a teacher that is asked"),
+        ({"loss": {"hidden": {}}}, "stage student.*learn from one teacher"),
+    ],
+)
+def test_stages_that_no_run_could_be_made_of_are_refused_before_the_first(tables, said):
+    with pytest.raises(RecipeError, match=said):
+        recipe_with({"kind": "ensemble", "copies": 2}, **tables)
+
+
+def test_a_corrected_teacher_marks_alone():
+    each = [{"name": "a"}, {"name": "b", "teachers": ["a", "teacher"]}]
+    with pytest.raises(RecipeError, match="stage b: a corrected teacher marks alone"):
+        recipe_with({"kind": "listed", "each": each}, teacher={"model": "big", "correction": {"tokens": 300}})
+
+
 def test_stages_and_another_way_of_teaching_are_too_much():
     with pytest.raises(RecipeError, match="leave one out"):
-        recipe_with({"kind": "generations"}, teacher={"model": "big", "average": {}})
+        recipe_with({"kind": "generations"}, teacher={"model": "big", "average": {}}, loss={"alpha": 0.5})
     with pytest.raises(RecipeError, match="has no stages"):
         recipe_with(
             {"kind": "generations"},

@@ -52,13 +52,31 @@ def test_what_can_not_be_meant(tmp_path, toml, said):
         loaded(tmp_path, toml)
 
 
-@pytest.mark.parametrize("line", ['key_from = "sk-hush-1"', 'url = "http://me:sk-hush-1@host/v1"'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        'key_from = "sk-hush-1"',
+        'key_from = "sk_hush_1"',
+        'url = "http://me:sk-hush-1@host/v1"',
+    ],
+)
 def test_secrets_in_a_recipe_are_refused(tmp_path, line):
     toml = SERVER.replace('url = "http://127.0.0.1:9/v1"', line if "url" in line else f'url = "http://h/v1"\n{line}')
     with pytest.raises(RecipeError) as error:
         loaded(tmp_path, toml)
     assert "hush" not in str(error.value)
     assert "no file" in str(error.value)
+
+
+def test_what_stands_where_a_key_may_is_not_shown(tmp_path):
+    for toml, sets in (
+        (SERVER.replace("[writer]", '[writer]\napi_key = "sk-hush-1"'), []),
+        (SERVER, ["writer.key_from=sk-hush-1"]),
+        (SERVER, ["writer.api_key=sk-hush-1"]),
+    ):
+        with pytest.raises(RecipeError) as error:
+            loaded(tmp_path, toml, *sets)
+        assert "hush" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from tiny_models import batch_of, tiny_model
 from potstill.errors import DataError, LossError, VocabularyError
 from potstill.losses import SoftLabelLoss
 from potstill.losses.mixing import mixed_logits
-from potstill.teachers import FakeTeacher, LiveTeacher, MixtureTeacher, RoutedTeacher
+from potstill.teachers import (
+    FakeTeacher,
+    LiveTeacher,
+    MixtureTeacher,
+    RoutedTeacher,
+    StoredTeacher,
+    is_stored,
+    stored_among,
+)
 from potstill.types import Batch, DenseTargets, HiddenStates, MixedTargets, SparseTargets, Teacher
 
 SURE, UNSURE = FakeTeacher(61, seed=1, sharpness=5.0), FakeTeacher(61, seed=2, sharpness=0.5)
@@ -35,6 +43,20 @@ def test_weights_are_shares():
     targets = MixtureTeacher((SURE, UNSURE), (3.0, 1.0)).label(batch())
     assert targets.weights.shape == (9, 2)
     torch.testing.assert_close(targets.weights, torch.tensor([[0.75, 0.25]]).repeat(9, 1))
+
+
+def test_what_is_on_disk_is_told_from_what_is_asked(monkeypatch):
+    stored = object.__new__(StoredTeacher)
+    monkeypatch.setattr(StoredTeacher, "num_tokens", 61, raising=False)
+    every, some = np.zeros(3, dtype=np.int64), (stored, SURE)
+    for both in (MixtureTeacher((stored, stored), (1.0, 1.0)), RoutedTeacher((stored, stored), every)):
+        assert is_stored(both)
+        assert stored_among(both)
+    for one in (MixtureTeacher(some, (1.0, 1.0)), RoutedTeacher(some, every)):
+        assert not is_stored(one)
+        assert stored_among(one)
+    assert not is_stored(None)
+    assert not stored_among(SURE)
 
 
 def test_confidence_is_weighed_by_the_entropy():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import pytest
@@ -21,7 +22,7 @@ from potstill.losses import (
 )
 from potstill.teachers import FakeTeacher, LiveTeacher
 from potstill.training import TrainingSettings, train
-from potstill.types import Batch
+from potstill.types import EMBEDDINGS, Batch
 
 SOFT = SoftLabelLoss(ForwardKL(), alpha=0.7)
 SETTINGS = TrainingSettings(steps=3, learning_rate=1e-2)
@@ -198,3 +199,12 @@ def test_looking_at_shares_and_computing_twice_change_nothing(new_student, text)
 def test_labels_without_features_are_refused(new_student, text):
     with pytest.raises(LossError, match="use a live teacher"):
         next(train(new_student(), FakeTeacher(61), text, SOFT, SETTINGS, features=EVERYTHING))
+
+
+def test_dynamic_balance_makes_little_of_what_is_next_to_nothing(new_student, text):
+    """A student cut from its teacher has its embeddings to the last bit but rounding: that is no term to be made as large as the labels."""
+    student = new_student()
+    teacher = LiveTeacher(deepcopy(student).requires_grad_(False), size=61, layers=(EMBEDDINGS,))
+    features = FeatureLoss((HiddenLoss(((EMBEDDINGS, EMBEDDINGS),)),), balance="dynamic")
+    steps = list(train(student, teacher, text, replace(SOFT, alpha=0.0), SETTINGS, features=features))
+    assert max(step.loss for step in steps) < 3 * steps[0].parts["hard"]

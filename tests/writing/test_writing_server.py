@@ -154,6 +154,14 @@ def test_what_asking_again_can_not_mend_ends_it(tmp_path, status, said):
     assert sum(behaviour.asked.values()) <= 2, "each of the two threads may have asked once"
 
 
+@pytest.mark.parametrize("before", [150, 180, 199])
+def test_a_key_at_the_end_of_what_is_shown_is_not_shown_in_part(tmp_path, before):
+    behaviour = Behaviour(answer=lambda *_: (401, {"error": "x" * before + KEY}))
+    with pytest.raises(ServerError) as error:
+        asked(tmp_path, behaviour, number=1, server={"key": KEY})
+    assert KEY[:6] not in str(error.value)
+
+
 def test_one_prompt_that_is_refused_leaves_the_others_alone(tmp_path):
     def answer(_, prompt):
         return (400, {"error": "too long"}) if prompt == "question 3" else {"text": "yes"}

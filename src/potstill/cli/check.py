@@ -9,6 +9,7 @@ from potstill.cli.options import RecipeArgument, SetOption
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from transformers import PreTrainedModel
 
     from potstill.recipe import Recipe
 
@@ -17,13 +18,14 @@ _ENOUGH_DOCUMENTS = 200
 
 def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
     """Decode a recipe, build its models without weights, read a little of its text; print sizes, memory and time. Trains nothing."""
-    import torch
     from rich.syntax import Syntax
 
     from potstill.cli.console import new_console
-    from potstill.models import check_context, classes_of, faster_dtype, load_shape, size_of, task_of
+    from potstill.models import check_context, classes_of, load_shape, size_of, task_of
     from potstill.recipe import build_batches, build_shape, load_recipe, read_corpus, recipe_toml, shared_tokenizer
-    from potstill.runs import check_trackers, estimate
+    from potstill.recipe.marking import size_of_all
+    from potstill.recipe.teaching import numbers_of_teachers
+    from potstill.runs import check_trackers
 
     decoded = load_recipe(recipe, sets=sets or [])
     console = new_console()
@@ -40,8 +42,15 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
     _print_labels(decoded, console)
     for model in (teacher, student):
         check_context(model, decoded.training.length)
-    _, tokenizer = shared_tokenizer(decoded, teacher, student)
-    corpus = read_corpus(decoded.data, tokenizer, classes=classes_of(teacher), most=_ENOUGH_DOCUMENTS)
+    size, tokenizer = shared_tokenizer(decoded, teacher, student)
+    size_of_all(decoded, student, tokenizer, size)
+    corpus = read_corpus(
+        decoded.data,
+        tokenizer,
+        classes=classes_of(teacher),
+        teachers=numbers_of_teachers(decoded),
+        most=_ENOUGH_DOCUMENTS,
+    )
     training = decoded.training
     report = build_batches(training, task_of(teacher), tokenizer, corpus).report
     more = " (more were not read)" if len(corpus) == _ENOUGH_DOCUMENTS else ""
@@ -54,6 +63,19 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
         tokens = training.steps * training.rows * training.length
     elif training.epochs is not None and not more:
         tokens = round(training.epochs * report.rows * training.length)
+    _print_estimate(decoded, teacher, student, tokens, console)
+
+
+def _print_estimate(
+    decoded: Recipe, teacher: PreTrainedModel, student: PreTrainedModel, tokens: int | None, console: Console
+) -> None:
+    """Memory and time, as far as they can be known."""
+    import torch
+
+    from potstill.models import faster_dtype
+    from potstill.runs import estimate
+
+    training = decoded.training
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = faster_dtype(device) if training.dtype == "auto" else getattr(torch, training.dtype)
     micro_rows = training.micro_rows or training.rows
@@ -70,6 +92,8 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
             f"time     about {_time(found.seconds_soft)} for {tokens:,} tokens with the teacher here"
             + (f", and {_time(found.seconds_hard)} for the control" if decoded.evaluation.control else "")
             + ("; writing comes on top" if training.on_policy is not None else "")
+            + ("; other teachers come on top" if decoded.teacher.mixture is not None else "")
+            + ("; of one stage" if decoded.stages is not None else "")
         )
 
 

@@ -6,10 +6,13 @@ A task goes by its name in the harness, whose data then come from the hub, or is
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from io import StringIO
@@ -72,7 +75,6 @@ def read_task(wanted: str, *, score: str = "") -> HarnessTask:
             raise DataError(f"{wanted} is {kind} (`lm_eval ls tasks` lists them; or give a YAML file of your own)")
         try:
             task = manager.load(name)["tasks"][name]
-            task.set_fewshot_seed(_SEED)
             documents = list(task.eval_docs)
         except (OSError, ValueError, KeyError, ConnectionError) as error:
             raise DataError(
@@ -83,7 +85,7 @@ def read_task(wanted: str, *, score: str = "") -> HarnessTask:
         raise DataError(
             f"the task {name} has no score {found or 'of 0 to 1 a question'!r}: choose among {', '.join(task.aggregation())}"
         )
-    said = json.dumps([task.dump_config(), documents], sort_keys=True, default=str)
+    said = json.dumps([task.dump_config(), documents], sort_keys=True, default=_said)
     fingerprint = f"{name} {found} {blake2b(said.encode(), digest_size=16).hexdigest()}"
     return HarnessTask(name, tuple(range(len(documents))), found, fingerprint, task)
 
@@ -92,6 +94,9 @@ def task_scores(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: HarnessTask, *, length: int
 ) -> NDArray[np.float64]:
     """[questions]: each one's score, as the harness gives it."""
+    # Each call has the same few-shot examples, and the tokenizer stays as it is: the harness gives the one it gets a padding token.
+    asked.task.set_fewshot_seed(_SEED)
+    tokenizer = deepcopy(tokenizer)
     with _quiet(), evaluating(model):
         settings: dict[str, Any] = {"max_length": length, "batch_size": _ROWS, "device": str(device_of(model))}
         harness = _harness().models.huggingface.HFLM(pretrained=model, tokenizer=tokenizer, **settings)
@@ -142,6 +147,13 @@ def _name_in(path: Path) -> str:
         if line.startswith("task:"):
             return str(yaml.safe_load(line)["task"])
     raise DataError(f"{path} describes no task: it has no line `task: NAME`")
+
+
+def _said(value: object) -> str:
+    """The same in every process: functions by their source, other things without where they lie in memory."""
+    if inspect.isroutine(value):
+        return inspect.getsource(value)
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def _hash(text: str) -> int:

@@ -45,12 +45,16 @@ def load_recipe(path: Path | str, *, sets: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def read_tables(path: Path, sets: Sequence[str]) -> tuple[dict[str, object], str]:
-    """(the tables of a TOML file with settings changed, what to call them in an error). Without a name of its own, the file's."""
+def read_tables(path: Path, sets: Sequence[str], *, shows_values: bool = True) -> tuple[dict[str, object], str]:
+    """(the tables of a TOML file with settings changed, what to call them in an error). Without a name of its own, the file's.
+
+    `shows_values`: whether errors show what settings were changed to; not where a key or a password could be among them.
+    """
     table = _parse(_read(path), str(path))
     for setting in sets:
         _apply_(table, setting)
-    shown_as = f"{path} with {' '.join(f'--set {setting}' for setting in sets)}" if sets else str(path)
+    changed = " ".join(f"--set {one if shows_values else one.partition('=')[0].strip()}" for one in sets)
+    shown_as = f"{path} with {changed}" if sets else str(path)
     return {"name": path.stem.lstrip(".") or "recipe", **table}, shown_as
 
 

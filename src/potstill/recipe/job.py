@@ -56,7 +56,6 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
 
     check_trackers(recipe.training.trackers)
     check_is_apart(recipe.data, out)
-    check_teaching(recipe)
     label_one_at_a_time(recipe, out, say)
     model, student, tokenizer, size = _checked_models(recipe, say)
     size = size_of_all(recipe, student, tokenizer, size)
@@ -130,22 +129,6 @@ def _with_controls(job: Job, recipe: Recipe) -> Job:
         smoothing=wanted.smoothing,
         average=None if average is None else average.decay,
     )
-
-
-def check_teaching(recipe: Recipe) -> None:
-    """RecipeError for a way of teaching that the loss leaves without anything to learn from."""
-    if recipe.teacher.average is not None and recipe.loss.alpha == 1:
-        raise RecipeError(
-            "teacher.average begins as the student itself, so with loss.alpha = 1 there is nothing to learn: set it below 1, as 0.5"
-        )
-    if recipe.teacher.average is not None and recipe.loss.features:
-        raise RecipeError(
-            "teacher.average gives no hidden states: leave it, or loss.hidden, loss.embeddings and loss.attention, out"
-        )
-    if recipe.evaluation.smoothing and recipe.loss.alpha == 0:
-        raise RecipeError(
-            "evaluation.smoothing takes the teacher's place, and with loss.alpha = 0 it has none: leave it out"
-        )
 
 
 def _facts(job: Job) -> dict[str, object]:

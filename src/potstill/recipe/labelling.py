@@ -58,6 +58,14 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
     from potstill.models import load_model
     from potstill.recipe.build import build_student
 
+    teacher = recipe.teacher
+    others = {name: getattr(teacher, name) for name in ("mixture", "average", "correction")}
+    if given := [f"teacher.{name}" for name, table in others.items() if table is not None]:
+        raise RecipeError(
+            f"`potstill label` stores what teacher.model says by itself, and the recipe has {' and '.join(given)}: leave that out here; "
+            "teacher.mixture.one_at_a_time lets `potstill distill` label with each teacher"
+        )
+
     say(f"loading {recipe.teacher.model}")
     model = load_model(recipe.teacher.model)
     size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model)[0])

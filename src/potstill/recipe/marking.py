@@ -11,7 +11,7 @@ from potstill.recipe.build import build_measure, build_shape
 from potstill.recipe.job import shared_tokenizer
 from potstill.recipe.labelling import check_is_teacher, labelled_text, labelling_by
 from potstill.recipe.schema import Recipe
-from potstill.recipe.teaching import OtherTeacher, names_of, sharing
+from potstill.recipe.teaching import MixtureTable, OtherTeacher, names_of, sharing
 from potstill.recipe.text import Say
 
 if TYPE_CHECKING:
@@ -27,11 +27,10 @@ _FOLDER = "soft_labels"
 
 def size_of_all(recipe: Recipe, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, size: int) -> int:
     """How many tokens all teachers and the student share, from the models without their weights. VocabularyError where they don't mean the
-    same, RecipeError where labels can't be weighed as asked."""
+    same."""
     from potstill.models import check_context, load_shape, load_tokenizer
     from potstill.teachers import check_chat_rendering, shared_predictions
 
-    _check_weighing(recipe)
     for other in sharing(recipe.teacher):
         shape, theirs = load_shape(other.model), load_tokenizer(other.model)
         check_context(shape, recipe.training.length)
@@ -45,10 +44,12 @@ def label_one_at_a_time(recipe: Recipe, out: Path, say: Say) -> None:
     """Where the recipe asks for it, each teacher of the mixture labels the text into its own folder, and is freed before the next is
     loaded. What is there already is not labelled again."""
     from potstill.models import load_model, load_shape
+    from potstill.runs import RunFolder
     from potstill.soft_labels import label
 
     if recipe.teacher.mixture is None or not recipe.teacher.mixture.one_at_a_time:
         return
+    RunFolder(out).refuse_strangers()
     shape = load_shape(recipe.teacher.model)
     student = build_shape(recipe.student, shape)
     size, tokenizer = shared_tokenizer(recipe, shape, student)
@@ -112,10 +113,31 @@ def build_mixture(
             model = models[other.called]
             hold_in_(model, dtype)
             teachers.append(LiveTeacher(on_this_device(model), size=own.num_tokens))
+    _check_goes_together(teachers, mixture)
     if mixture.by == "column":
         return RoutedTeacher(teachers, corpus.teachers)
     weights = (mixture.weight, *(other.weight for other in mixture.others))
     return MixtureTeacher(tuple(teachers), weights, mixture.of, mixture.by)
+
+
+def _check_goes_together(teachers: list[Teacher], mixture: MixtureTable) -> None:
+    """A few listed tokens mix with their like alone, and as probabilities weighed beforehand."""
+    from potstill.soft_labels import Sampled, TopK
+    from potstill.teachers import StoredTeacher
+
+    codecs = [one.store.manifest.codec if isinstance(one, StoredTeacher) else None for one in teachers]
+    few = [isinstance(codec, Sampled | TopK) for codec in codecs]
+    if not any(few):
+        return
+    if (
+        len({type(codec) for codec in codecs}) > 1
+        or mixture.by in ("confidence", "cross_entropy")
+        or mixture.of == "logits"
+    ):
+        raise RecipeError(
+            "labels on disk that list a few tokens (tiers sampled and topk) mix with labels of their own tier alone, by fixed weights, as "
+            'probabilities: label with tier = "hidden", which mixes with live teachers in every way'
+        )
 
 
 def _store_of(recipe: Recipe, out: Path, other: OtherTeacher) -> Store | None:
@@ -124,20 +146,3 @@ def _store_of(recipe: Recipe, out: Path, other: OtherTeacher) -> Store | None:
     if recipe.teacher.mixture is not None and recipe.teacher.mixture.one_at_a_time:
         return Store(out / _FOLDER / other.called)
     return None if other.labels is None else Store(Path(other.labels).expanduser())
-
-
-def _check_weighing(recipe: Recipe) -> None:
-    mixture = recipe.teacher.mixture
-    if mixture is None:
-        return
-    if mixture.one_at_a_time and recipe.labels.tier in ("sampled", "topk"):
-        for setting, value in (("by", mixture.by), ("of", mixture.of)):
-            if value in ("confidence", "cross_entropy", "logits"):
-                raise RecipeError(
-                    f'teacher.mixture.{setting} = "{value}" needs whole distributions, and labels of tier "{recipe.labels.tier}" list a '
-                    'few tokens: set labels.tier = "hidden"'
-                )
-    if recipe.loss.features:
-        raise RecipeError(
-            f"{' and '.join(recipe.loss.features)} compares with one teacher's hidden states: leave it or teacher.mixture out"
-        )

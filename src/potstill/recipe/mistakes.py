@@ -72,7 +72,9 @@ def _line(details: ErrorDetails, recipe: type[BaseModel]) -> str:
     context = details.get("ctx", {})
     match kind:
         case "extra_forbidden":
-            return f"{name}: no such setting (found {shown(found)}); {_intention(path, table, recipe)}"
+            # Of a server's table nothing is shown: a key may stand there by mistake.
+            found_as = "" if path[0] == "writer" else f" (found {shown(found)})"
+            return f"{name}: no such setting{found_as}; {_intention(path, table, recipe)}"
         case "missing":
             return f"{name}: is missing, and a run needs it{_meaning(table, path[-1])}"
         case "mistake":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from potstill.data import TextBatches
+    from potstill.recipe.schema import TeacherTable
     from potstill.training import OnPolicy
 
 
@@ -57,17 +58,30 @@ def check_on_policy(table: OnPolicyTable | None, *, length: int, epochs: float |
         raise mistake("`epochs` are passes over the text, and the student writes its own: say `tokens` or `steps`")
 
 
-def check_can_mark(table: OnPolicyTable | None, *, teacher: str, student: str, alpha: float) -> None:
+def check_can_mark(table: OnPolicyTable | None, *, teacher: TeacherTable, student: str, alpha: float) -> None:
     """Raise where nobody marks what the student writes, or no student is there to write."""
     if table is None:
         return
-    if teacher == "translated":
+    if teacher.kind == "translated":
         raise mistake(
             "a teacher of another tokenizer marks the text alone (training.on_policy): take a teacher of the student's tokenizer"
         )
-    if teacher == "stored":
+    if teacher.kind == "stored":
         raise mistake(
             'stored labels are of the text and can\'t mark what the student writes (training.on_policy): set teacher.kind = "live"'
+        )
+    mixture = teacher.mixture
+    if mixture is not None and (mixture.one_at_a_time or any(other.labels is not None for other in mixture.others)):
+        raise mistake(
+            "stored labels are of the text and can't mark what the student writes (training.on_policy): leave "
+            "teacher.mixture.one_at_a_time and the others' labels out"
+        )
+    if mixture is not None and table.teacher_share:
+        raise mistake("several teachers can't write along: leave on_policy.teacher_share or teacher.mixture out")
+    if teacher.average is not None:
+        raise mistake(
+            "teacher.average begins as the student itself, and has nothing to say of what that writes (training.on_policy): leave one of "
+            "them out"
         )
     if alpha < 1:
         raise mistake(

@@ -20,8 +20,8 @@ from potstill.recipe.kinds import (
 )
 from potstill.recipe.on_policy import OnPolicyTable, check_can_mark, check_on_policy
 from potstill.recipe.stages import StagesTable
-from potstill.recipe.table import Share, Table, Text, mistake, needs
-from potstill.recipe.teaching import AverageTable, MixtureTable, check_ways_of_teaching
+from potstill.recipe.table import FolderName, Share, Table, Text, mistake, needs
+from potstill.recipe.teaching import AverageTable, MixtureTable, check_teaching, check_ways_of_teaching
 from potstill.recipe.translated import TranslationTable
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
@@ -311,7 +311,7 @@ class Recipe(Table):
 
     model_config = ConfigDict(title="potstill recipe")
 
-    name: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")] = "recipe"
+    name: FolderName = "recipe"
     """Of the run and its folder; the recipe file's own name when left out."""
     teacher: TeacherTable
     """Who marks the text."""
@@ -332,7 +332,6 @@ class Recipe(Table):
 
     @model_validator(mode="after")
     def _marked(self) -> Recipe:
-        check_can_mark(
-            self.training.on_policy, teacher=self.teacher.kind, student=self.student.kind, alpha=self.loss.alpha
-        )
+        check_teaching(self)
+        check_can_mark(self.training.on_policy, teacher=self.teacher, student=self.student.kind, alpha=self.loss.alpha)
         return self

@@ -112,6 +112,13 @@ def _checked(recipe: Recipe, out: Path) -> SearchedStudent:
             "a search stores the teacher's labels itself, and learns from them alone: leave teacher.kind, teacher.correction, "
             "teacher.mixture, teacher.average, loss.hidden, loss.embeddings and loss.attention out"
         )
+    ignored = {
+        "training.lora": recipe.training.lora is not None,
+        "evaluation.smoothing": recipe.evaluation.smoothing,
+        "evaluation.control_same_time": recipe.evaluation.control_same_time,
+    }
+    if given := [name for name, is_given in ignored.items() if is_given]:
+        raise RecipeError(f"a search has no place for {' and '.join(given)}: leave it out")
     check_is_apart(recipe.data, out)
     return wanted
 

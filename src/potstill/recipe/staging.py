@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DIRECT = "direct"
 # Settings of one table of a recipe.
 Changes = Mapping[str, object]
+# Of a smaller student's own shape an assistant has nothing.
+_WHOLE: Changes = dict.fromkeys(("layers", "choose", "ffn", "heads", "kv_heads", "hidden"))
 _QUIET: Changes = {"control": False, "control_same_time": False, "smoothing": False, "untouched": False, "speed": False}
 
 
@@ -110,7 +112,15 @@ def check_stages(recipe: Recipe) -> None:
         raise RecipeError('a search (student.kind = "search") has no stages: leave [stages] out')
     if recipe.teacher.mixture is not None or recipe.teacher.average is not None:
         raise RecipeError("stages say who marks, and so do teacher.mixture and teacher.average: leave one out")
+    if recipe.teacher.kind != "live":
+        raise RecipeError(
+            f'stages need a teacher that is asked: set teacher.kind = "live", found "{recipe.teacher.kind}"'
+        )
     for stage in plan_stages(recipe):
+        if recipe.teacher.correction is not None and OWN in stage.teachers and len(stage.teachers) > 1:
+            raise RecipeError(
+                f"stage {stage.name}: a corrected teacher marks alone: leave teacher.correction out, or let the stage have one teacher"
+            )
         recipe_of_stage(recipe, stage, Path("runs") / recipe.name)
 
 
@@ -207,7 +217,7 @@ def _progressive(recipe: Recipe, gradual: Progressive, assistants: int) -> tuple
     for number in range(1, assistants + 1):
         to = _share_of_student(recipe) ** (number * share)
         changes: dict[str, Changes] = {
-            "student": {"kind": "prune", "to": to},
+            "student": {"kind": "prune", "to": to, **_WHOLE},
             "training": _scaled(recipe, share),
             "evaluation": _QUIET,
         }

@@ -43,6 +43,7 @@ def needs(what: str) -> WrapValidator:
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Text = Annotated[str, Field(min_length=1)]
+FolderName = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")]
 Layer = Annotated[int, Field(ge=0)]
 Layers = Annotated[
     Annotated[int, Field(ge=1)] | Annotated[tuple[Layer, ...], Field(strict=False, min_length=1)],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from potstill.recipe.table import Table, Text, mistake
+from potstill.recipe.table import FolderName, Table, Text, mistake
 
 if TYPE_CHECKING:
     from potstill.recipe.schema import Recipe, TeacherTable
@@ -20,7 +20,7 @@ class OtherTeacher(Table):
 
     model: Text
     """A model of the same vocabulary: a folder, a hub name, a .gguf file."""
-    name: Text | None = None
+    name: FolderName | None = None
     """What it is called, in records too; left out: the last part of `model`."""
     weight: Weight = 1.0
     """How much it counts; only the proportions matter."""
@@ -38,7 +38,7 @@ class MixtureTable(Table):
 
     others: Annotated[tuple[OtherTeacher, ...], Field(strict=False, min_length=1)]
     """The other teachers, each with its `model`."""
-    name: Text | None = None
+    name: FolderName | None = None
     """What teacher.model is called, in records too; left out: the last part of its name."""
     weight: Weight = 1.0
     """How much teacher.model counts."""
@@ -55,6 +55,8 @@ class MixtureTable(Table):
             raise mistake("one_at_a_time labels the text itself: leave the `labels` of others out, or one_at_a_time")
         if self.by == "column" and self.of == "logits":
             raise mistake('by = "column" asks one teacher a record, so there is no mean to take: leave `of` out')
+        if self.by == "column" and {self.weight, *(other.weight for other in self.others)} != {1.0}:
+            raise mistake('by = "column" asks one teacher a record, so nothing is weighed: leave `weight` out')
         return self
 
 
@@ -79,8 +81,37 @@ def check_ways_of_teaching(teacher: TeacherTable) -> None:
     if teacher.mixture.one_at_a_time and teacher.kind == "stored":
         raise mistake('one_at_a_time labels the text itself: set kind to "live", or leave one_at_a_time out')
     names = names_of(teacher)
+    if strange := [name for name in names if name.strip(".") == ""]:
+        raise mistake(f"a teacher can't be called {strange[0]!r}: give it a `name`")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise mistake(f"two teachers are called {twice[0]!r}: give each a `name` of its own")
+
+
+def check_teaching(recipe: Recipe) -> None:
+    """Raise for ways of teaching that don't go with the loss, the labels or the controls of the recipe."""
+    teacher, loss = recipe.teacher, recipe.loss
+    mixture, features = teacher.mixture, " and ".join(loss.features)
+    if teacher.average is not None and loss.alpha == 1:
+        raise mistake(
+            "teacher.average begins as the student itself, so with loss.alpha = 1 there is nothing to learn: set it below 1, as 0.5"
+        )
+    if teacher.average is not None and features:
+        raise mistake(f"teacher.average gives no hidden states: leave it or {features} out")
+    if recipe.evaluation.smoothing and loss.alpha == 0:
+        raise mistake(
+            "evaluation.smoothing takes the teacher's place, and with loss.alpha = 0 it has none: leave it out"
+        )
+    if mixture is None:
+        return
+    if features:
+        raise mistake(f"{features} compares with one teacher's hidden states: leave it out, or learn from one teacher")
+    if mixture.one_at_a_time and recipe.labels.tier in ("sampled", "topk"):
+        for setting, value in (("by", mixture.by), ("of", mixture.of)):
+            if value in ("confidence", "cross_entropy", "logits"):
+                raise mistake(
+                    f'teacher.mixture.{setting} = "{value}" needs whole distributions, and labels of tier "{recipe.labels.tier}" list a '
+                    'few tokens: set labels.tier = "hidden"'
+                )
 
 
 def names_of(teacher: TeacherTable) -> list[str]:

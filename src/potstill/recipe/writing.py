@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from potstill.recipe.table import Share, Table, Text, mistake
+from potstill.recipe.table import FolderName, Share, Table, Text, mistake
 
 _URL = re.compile(r"https?://[^@\s?]+")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Capitals alone, as is usual: a key written here by mistake is told from a name.
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
 
 
 class LocalTable(Table):
@@ -265,7 +266,7 @@ class WritingRecipe(Table):
 
     model_config = ConfigDict(title="potstill write recipe")
 
-    name: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$")] = "recipe"
+    name: FolderName = "recipe"
     """Of the folder; the recipe file's own name when left out."""
     writer: Annotated[LocalTable | ServerTable, Field(discriminator="kind")]
     """Who writes."""

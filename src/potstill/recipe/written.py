@@ -36,7 +36,7 @@ class BuiltWriting:
 def load_writing(path: Path | str, *, sets: Sequence[str] = ()) -> WritingRecipe:
     """The recipe in a TOML file, with settings changed as in `load_recipe`. Raises RecipeError naming every mistake."""
     path = Path(path)
-    tables, shown_as = read_tables(path, sets)
+    tables, shown_as = read_tables(path, sets, shows_values=False)
     recipe = decode_as(WritingRecipe, tables, source=shown_as)
     places = [("prompts.source", recipe.prompts.source)]
     if recipe.writer.kind == "local":

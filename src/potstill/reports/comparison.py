@@ -85,5 +85,6 @@ def _scores(run: Path) -> Mapping[str, Any]:
         return json.loads((run / "scores.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{run} holds no finished run ({error}): give the folder of `potstill compress`, `distill` or `demo`"
+            f"{run} holds no finished run ({error}): give the folder of `potstill compress`, `distill` or `demo`; of a run "
+            "of stages, one of its stages/NAME"
         ) from error

@@ -116,7 +116,7 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
     if job.control:
         yield Arm("hard_labels", HARD_LABELS, _steps_of_same_tokens(job, folder))
     if job.smoothing:
-        yield Arm(SMOOTHED, replace(job.measure, divergence=ForwardKL()), steps)
+        yield Arm(SMOOTHED, replace(job.measure, divergence=ForwardKL()), _steps_of_same_tokens(job, folder))
     if job.control and job.same_time:
         if not (folder.path / _SAME_TIME).exists():
             soft, hard = (seconds_a_step(folder.steps(name)) for name in (STUDENT, "hard_labels"))
@@ -126,7 +126,7 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
 
 
 def _steps_of_same_tokens(job: Job, folder: RunFolder) -> int:
-    """Of the control: as many as the distilled student's, unless that read its own text, of which a step has another length."""
+    """Of a control: as many as the distilled student's, unless that read its own text, of which a step has another length."""
     if job.on_policy is None:
         return job.settings.steps
     tokens = sum(int(str(step["tokens"])) for step in folder.steps(STUDENT))

@@ -55,13 +55,7 @@ class RunFolder:
         """
         folder = cls(path)
         with _explained(path):
-            if path.exists() and not path.is_dir():
-                raise RunDirectoryError(f"{path} is a file: choose another folder for this run (--out)")
-            is_begun = (path / _RECIPE).exists() and (path / _IDENTITY).exists()
-            if not is_begun and (stranger := folder._first_name()) is not None:
-                raise RunDirectoryError(
-                    f"{path} holds something that is not a potstill run ({stranger}): choose another folder (--out)"
-                )
+            is_begun = folder.refuse_strangers()
             path.mkdir(parents=True, exist_ok=True)
             if not PartialState().is_main_process:
                 return folder
@@ -78,6 +72,17 @@ class RunFolder:
             folder.write_json(_IDENTITY, dict(identity))
             folder._write(_RECIPE, recipe)
         return folder
+
+    def refuse_strangers(self) -> bool:
+        """RunDirectoryError where the folder is a file, or holds something that is not a run; whether a run is begun there."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path} is a file: choose another folder for this run (--out)")
+        is_begun = (self.path / _RECIPE).exists() and (self.path / _IDENTITY).exists()
+        if not is_begun and (stranger := self._first_name()) is not None:
+            raise RunDirectoryError(
+                f"{self.path} holds something that is not a potstill run ({stranger}): choose another folder (--out)"
+            )
+        return is_begun
 
     @property
     def is_written_here(self) -> bool:

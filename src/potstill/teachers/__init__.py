@@ -22,9 +22,9 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
 from potstill.teachers.averaged import AveragedTeacher
 from potstill.teachers.fake import FakeTeacher
 from potstill.teachers.live import LiveTeacher
-from potstill.teachers.mixture import MixtureTeacher, is_stored
+from potstill.teachers.mixture import MixtureTeacher
 from potstill.teachers.remembering import RememberingTeacher
-from potstill.teachers.routed import RoutedTeacher
+from potstill.teachers.routed import RoutedTeacher, is_stored, stored_among
 from potstill.teachers.smoothing import SmoothingTeacher, entropies, smoothing_of_entropy
 from potstill.teachers.stored import StoredTeacher, check_serves, on_device
 from potstill.teachers.translated import Coverage, TranslatedTeacher
@@ -49,4 +49,5 @@ __all__ = [
     "shared_predictions",
     "shared_vocabulary",
     "smoothing_of_entropy",
+    "stored_among",
 ]

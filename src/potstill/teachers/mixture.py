@@ -12,7 +12,7 @@ from torch import Tensor
 
 from potstill.errors import LossError, VocabularyError
 from potstill.losses.support import over_students_tokens
-from potstill.teachers.stored import StoredTeacher, on_device
+from potstill.teachers.stored import on_device
 from potstill.types import Batch, DenseTargets, Labels, MixedTargets, SparseTargets, Teacher
 
 Weighing = Literal["weights", "confidence", "cross_entropy"]
@@ -78,13 +78,6 @@ def check_one_size(teachers: Sequence[Teacher]) -> None:
         raise VocabularyError(
             f"the teachers give {', '.join(f'{size:,}' for size in sizes)} tokens a probability: give all of them the size that they share"
         )
-
-
-def is_stored(teacher: Teacher | None) -> bool:
-    """Whether all it says is on disk, so that no model is asked."""
-    if isinstance(teacher, MixtureTeacher):
-        return all(is_stored(one) for one in teacher.teachers)
-    return isinstance(teacher, StoredTeacher)
 
 
 def _weighed(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from potstill.errors import DataError
-from potstill.teachers.mixture import check_one_size, parts_of
-from potstill.teachers.stored import on_device
+from potstill.teachers.mixture import MixtureTeacher, check_one_size, parts_of
+from potstill.teachers.stored import StoredTeacher, on_device
 from potstill.types import Batch, DenseTargets, Head, MixedTargets, SoftTargets, SparseTargets, Teacher
 
 
@@ -54,6 +54,22 @@ class RoutedTeacher:
         if weights is None:
             return DenseTargets(torch.zeros(0, 1, device=device), Head(torch.zeros(self.num_tokens, 1, device=device)))
         return MixedTargets(tuple(part for _, part in parts), weights.float())
+
+
+def is_stored(teacher: Teacher | None) -> bool:
+    """Whether all it says is on disk, so that no model is asked."""
+    return bool(among := _among_them(teacher)) and all(isinstance(one, StoredTeacher) for one in among)
+
+
+def stored_among(teacher: Teacher | None) -> bool:
+    """Whether some of it is on disk, which marks the text that it is of and no other."""
+    return any(isinstance(one, StoredTeacher) for one in _among_them(teacher))
+
+
+def _among_them(teacher: Teacher | None) -> tuple[Teacher, ...]:
+    if isinstance(teacher, MixtureTeacher | RoutedTeacher):
+        return teacher.teachers
+    return () if teacher is None else (teacher,)
 
 
 def _among(part: DenseTargets | SparseTargets, where: Tensor) -> DenseTargets | SparseTargets:

@@ -17,6 +17,8 @@ from potstill.types import HiddenStates, Labels
 
 # Sums over positions, or means over a step, of each term.
 Terms = dict[str, Tensor]
+# Terms below this share of the loss of the labels are in agreement already: dynamic balance leaves them.
+_LEAST = 1e-3
 
 
 class Features(nn.Module):
@@ -61,7 +63,9 @@ class Features(nn.Module):
         """Set the factors by the means of a step: each term as large as the loss of the labels (Muralidharan et al. 2024, section 3)."""
         if self.measure.balance == "dynamic":
             found = [terms[name].double() for name in self.measure.names]
-            ratios = [labels.double().clamp_min(0) / one if one > 0 else torch.zeros_like(one) for one in found]
+            wanted = labels.double().clamp_min(0)
+            # A student cut from its teacher begins with some of its states: what is next to nothing is left, or rounding would lead.
+            ratios = [wanted / one if one > _LEAST * wanted else torch.zeros_like(one) for one in found]
             self.factors.copy_(torch.stack(ratios))
 
     def is_share_due(self, step: int) -> bool:

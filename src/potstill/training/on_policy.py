@@ -27,7 +27,7 @@ from potstill.errors import LossError, ModelError, RunDirectoryError
 from potstill.losses import Measure
 from potstill.models import Companion, Sampling, complete, task_of
 from potstill.models.generating import held_in
-from potstill.teachers import LiveTeacher, StoredTeacher
+from potstill.teachers import LiveTeacher, stored_among
 from potstill.types import Batch, Teacher
 
 # Prompts that are gone on from at once: enough to fill a small device, little memory for the cache.
@@ -219,7 +219,7 @@ def begin_writing(
         raise LossError(
             f"alpha is {measure.alpha:g}, and what the student wrote is no label to learn: set alpha = 1, the teacher's labels alone"
         )
-    if isinstance(teacher, StoredTeacher):
+    if stored_among(teacher):
         raise ModelError(
             "stored labels are of the corpus and can't mark what the student writes: the teacher must be live"
         )

@@ -100,7 +100,7 @@ class Line:
                 self._has_answered = True
                 return found, attempt
             except HTTPError as error:
-                reason = self._hidden(f"HTTP {error.code} {_said(error)}")
+                reason = f"HTTP {error.code} {self._hidden(_said(error))[:200]}"
                 self._refuse_for_good(error.code, reason, attempt)
                 told = told_wait(error.headers.get("Retry-After"))
                 if told is not None:
@@ -126,7 +126,8 @@ class Line:
         try:
             return json.loads(raw)
         except ValueError as error:
-            raise MalformedError(f"{error}: {raw[:60]!r}") from error
+            begins = self._hidden(raw.decode("utf-8", "replace"))[:60]
+            raise MalformedError(f"{error}: {begins!r}") from error
 
     def _refuse_for_good(self, code: int, reason: str, attempt: int) -> None:
         if code in _NOT_THIS_ONE:
@@ -185,12 +186,12 @@ def _opener() -> urllib.request.OpenerDirector:
 
 def _said(error: HTTPError) -> str:
     try:
-        raw = error.read(2000).decode("utf-8", "replace")
+        raw = error.read(20_000).decode("utf-8", "replace")
     except (OSError, HTTPException):
         raw = ""
     finally:
         error.close()
-    return " ".join((raw or str(error.reason)).split())[:200]
+    return " ".join((raw or str(error.reason)).split())
 
 
 def _unreachable(error: Exception) -> str:

@@ -42,7 +42,7 @@ def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
             if isinstance(event, Finished):
                 finished = event
     assert finished is not None
-    scores = scores_of(finished.measurements, finished.sizes, finished.speeds)
+    scores = scores_of(finished.measurements, finished.sizes, finished.speeds, finished.worth)
     built.folder.write_json("scores.json", scores.to_json())
     if not processes.is_main_process:
         return scores
@@ -79,6 +79,10 @@ def _self_check(built: BuiltJob, console: Console) -> Mapping[str, object]:
     console.print(
         f"plan     {job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens in {facts['dtype']} ({facts['epochs']} epochs)"
     )
+    if (change := job.annealing) is not None:
+        console.print(
+            f"anneals  alpha goes from {job.measure.alpha:g} to {change.to:g} over {change.over:.0%} of the steps"
+        )
     if (own := job.on_policy) is not None:
         console.print(
             f"writes   {own.share:.0%} of the steps read {own.rows} texts of at most {own.new_tokens} tokens that the student writes after "

@@ -7,6 +7,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from potstill.reports.sentences import worth_in_words
 from potstill.runs import IN_WORDS, OTHER_TOKENS, ModelScores, RunScores
 from potstill.types import Score
 
@@ -48,6 +49,8 @@ def print_scores(scores: RunScores, console: Console) -> None:
     for model in scores.models:
         if model.name.startswith("hard_labels"):
             console.print(_verdict(model))
+    if scores.worth is not None:
+        console.print(worth_in_words(scores.worth))
 
 
 def _cell(model: ModelScores, metric: str, form: str) -> str:

@@ -9,9 +9,11 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from potstill.runs import IN_WORDS, ArmStep, Event, Measured, Stage
+from potstill.reports.sentences import worth_in_words
+from potstill.runs import IN_WORDS, ArmStep, Event, Judged, Measured, Stage
 
 _SECONDS_BETWEEN_LINES = 10.0
+_STYLES = {"worth": "green", "unclear": "yellow", "not": "red"}
 
 
 class Watching:
@@ -50,6 +52,10 @@ class Watching:
                     self.console.print(f"[dim]{what} …[/dim]")
                 case ArmStep():
                     self._show_step(event)
+                case Judged(worth, annealed):
+                    self.console.print(f"gate     {worth_in_words(worth)}", style=_STYLES[worth.verdict])
+                    if annealed:
+                        self.console.print("gate     alpha goes to 0 over this run (teacher.gate)")
                 case Measured(name, _):
                     if name in self._tasks:
                         self._progress.remove_task(self._tasks.pop(name))
@@ -60,6 +66,8 @@ class Watching:
         now = step.tokens / max(step.seconds, 1e-9)
         self._speed = now if step.index == 1 else 0.9 * self._speed + 0.1 * now
         figures = f"loss {step.loss:.3f}  {self._speed:,.0f} tokens/s"
+        if arm.annealing is not None and step.alpha is not None:
+            figures += f"  alpha {step.alpha:.2f}"
         if step.written is not None:
             figures += f"  wrote {step.written.length:.0f} a text, {step.written.ended:.0%} ended"
         if arm.name not in self._tasks:

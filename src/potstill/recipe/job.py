@@ -21,6 +21,7 @@ from potstill.recipe.comparing import build_features
 from potstill.recipe.kinds import ModelStudent
 from potstill.recipe.on_policy import build_on_policy
 from potstill.recipe.schema import Recipe
+from potstill.recipe.specialists import build_annealing, build_gate
 from potstill.recipe.text import Say, check_is_apart, corpus_of_run, fingerprint_of_text, learned_and_held_out
 from potstill.recipe.toml import recipe_toml
 from potstill.recipe.translated import build_translated, translated_job
@@ -89,6 +90,8 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         held_out=held_out,
         measure=measure,
         features=features,
+        annealing=build_annealing(recipe.loss),
+        gate=build_gate(recipe, corpus, task_of(model), steps=steps),
         correction=build_correction(recipe, dtype=dtype),
         masking=batches.masking if isinstance(batches, MaskedBatches) else None,
         settings=build_settings(training, steps=steps, dtype=dtype),

@@ -19,6 +19,7 @@ from potstill.recipe.kinds import (
     StudentTable,
 )
 from potstill.recipe.on_policy import OnPolicyTable, check_can_mark, check_on_policy
+from potstill.recipe.specialists import AnnealingTable, GateTable, check_specialist
 from potstill.recipe.stages import StagesTable
 from potstill.recipe.table import FolderName, Share, Table, Text, mistake, needs
 from potstill.recipe.teaching import AverageTable, MixtureTable, check_teaching, check_ways_of_teaching
@@ -59,6 +60,8 @@ class TeacherTable(Table):
     """Other teachers who mark together with this one. Left out: it marks alone."""
     average: AverageTable | None = None
     """The student's own average marks in this one's place. Left out: it marks itself."""
+    gate: GateTable | None = None
+    """Is it worth hearing on this text? Asked before the run; left out: not asked."""
 
     @model_validator(mode="after")
     def _one_way(self) -> TeacherTable:
@@ -168,6 +171,8 @@ class LossTable(Table):
     """T, of both softmaxes; above 1 the teacher's unlikely tokens count for more."""
     alpha: Share = 1.0
     """Share of the soft labels: 1 = the teacher alone, 0 = the text alone."""
+    annealing: AnnealingTable | None = None
+    """How alpha changes over the run; left out: it doesn't."""
     hidden: HiddenTable | None = None
     """Hidden states beside the labels; left out: labels alone. The teacher must be live."""
     embeddings: EmbeddingsTable | None = None
@@ -333,5 +338,6 @@ class Recipe(Table):
     @model_validator(mode="after")
     def _marked(self) -> Recipe:
         check_teaching(self)
+        check_specialist(self)
         check_can_mark(self.training.on_policy, teacher=self.teacher, student=self.student.kind, alpha=self.loss.alpha)
         return self

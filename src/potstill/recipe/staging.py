@@ -246,7 +246,7 @@ def _share_of_student(recipe: Recipe) -> float:
 def _first(kind: str) -> dict[str, Changes]:
     """How those learn who have no earlier stage to learn from."""
     quiet: dict[str, Changes] = {"evaluation": _QUIET}
-    return quiet | {"loss": {"alpha": 0.0}} if kind == "labels" else quiet
+    return quiet | {"loss": {"alpha": 0.0, "annealing": None}} if kind == "labels" else quiet
 
 
 def _direct(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from potstill.recipe.specialists import is_teacher_alone
 from potstill.recipe.table import FolderName, Table, Text, mistake
 
 if TYPE_CHECKING:
@@ -91,13 +92,13 @@ def check_teaching(recipe: Recipe) -> None:
     """Raise for ways of teaching that don't go with the loss, the labels or the controls of the recipe."""
     teacher, loss = recipe.teacher, recipe.loss
     mixture, features = teacher.mixture, " and ".join(loss.features)
-    if teacher.average is not None and loss.alpha == 1:
+    if teacher.average is not None and is_teacher_alone(loss):
         raise mistake(
             "teacher.average begins as the student itself, so with loss.alpha = 1 there is nothing to learn: set it below 1, as 0.5"
         )
     if teacher.average is not None and features:
         raise mistake(f"teacher.average gives no hidden states: leave it or {features} out")
-    if recipe.evaluation.smoothing and loss.alpha == 0:
+    if recipe.evaluation.smoothing and loss.alpha == 0 and loss.annealing is None:
         raise mistake(
             "evaluation.smoothing takes the teacher's place, and with loss.alpha = 0 it has none: leave it out"
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from potstill.errors import RecipeError
+from potstill.recipe.specialists import is_teacher_alone
 from potstill.recipe.table import Table
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def check_translation(recipe: Recipe) -> TranslationTable:
             "it marks alone, in tokens of its own: leave teacher.mixture, teacher.average and evaluation.smoothing out",
         ),
         (
-            how == "uld" and loss.alpha == 1,
+            how == "uld" and is_teacher_alone(loss),
             "sorted probabilities never say which token they are of: set loss.alpha below 1, so that the text says it",
         ),
         (

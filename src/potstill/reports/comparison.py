@@ -14,7 +14,7 @@ from potstill.reports.compression import write_compression
 from potstill.reports.distillation import distillation_page
 from potstill.reports.html import write_report
 from potstill.reports.page import Cell, Interval, IntervalChart, Page, Row, Table, number_cell, share_cell
-from potstill.runs import RunFolder, RunScores
+from potstill.runs import RunFolder, RunScores, Worth
 
 _SHOWN = ("distilled", "hard_labels")
 
@@ -25,7 +25,9 @@ def rebuilt(run: Path) -> Path:
     if found.get("kind") == "compress":
         return write_compression(run)
     models = load_scores(run / "scores.json")
-    scores = RunScores(models, {name: Size(**size) for name, size in found["sizes"].items()}, {})
+    sizes = {name: Size(**size) for name, size in found["sizes"].items()}
+    worth = None if found.get("worth") is None else Worth.from_json(found["worth"])
+    scores = RunScores(models, sizes, {}, worth)
     steps = {model.name: RunFolder(run).steps(model.name) for model in models}
     recipe = (run / "recipe.toml").read_text("utf-8")
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))

@@ -18,6 +18,7 @@ from potstill.reports.page import (
     number_cell,
     share_cell,
 )
+from potstill.reports.sentences import worth_in_words
 from potstill.runs import IN_WORDS, OTHER_TOKENS, ModelScores, RunScores
 from potstill.types import Score
 
@@ -47,8 +48,9 @@ def distillation_page(
         lead=_lead(by_name, scores),
         cards=_cards(by_name, scores),
         tables=(score_rows(scores, documents), _size_table(scores), *_share_tables(steps.get(_STUDENT, ()))),
-        curves=(*_interval_charts(scores), *_learning_curves(steps)),
+        curves=(*_interval_charts(scores), *_learning_curves(steps), *_shares_of_teacher(steps.get(_STUDENT, ()))),
         notes=(
+            *([] if scores.worth is None else [worth_in_words(scores.worth)]),
             f"Every score is over the same {documents} held-out documents that no student learned from. Intervals are 95 %, from "
             "2,000 bootstrap draws of documents; differences are paired, on the same draws.",
             "The control learns from the same batches in the same order by cross-entropy on the text itself. "
@@ -221,6 +223,23 @@ def _learning_curves(steps: Mapping[str, Sequence[Mapping[str, object]]]) -> lis
         if by_tokens
         else []
     )
+
+
+def _shares_of_teacher(steps: Sequence[Mapping[str, object]]) -> list[Chart]:
+    """Alpha over the run, where it changed."""
+    shares = [_number(step["alpha"]) for step in steps if step.get("alpha") is not None]
+    if len(set(shares)) < 2:
+        return []
+    tokens = _running([step["tokens"] for step in steps if step.get("alpha") is not None])
+    return [
+        Chart(
+            "Share of the teacher",
+            "tokens read",
+            "alpha",
+            [Curve(IN_WORDS[_STUDENT], tokens, shares, is_highlighted=True)],
+            "1 = the teacher's soft labels alone, 0 = the text alone.",
+        )
+    ]
 
 
 def _averaged(values: Sequence[float]) -> list[float]:

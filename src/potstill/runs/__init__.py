@@ -8,11 +8,14 @@ folder already is not done again, so a killed run goes on where it was.
         match event:
             case ArmStep(arm, step):
                 print(arm.name, step.index, step.loss)
-            case Finished(measurements, sizes, speeds):
-                print(scores_of(measurements, sizes, speeds))
+            case Finished(measurements, sizes, speeds, worth):
+                print(scores_of(measurements, sizes, speeds, worth))
 
 job.py           Job, Arm: what is to be trained and measured
 distillation.py  distil: arms trained, models measured, in the order a person wants to see them
+events.py        what a run says as it goes
+gate.py          before it: a short student of labels alone beside the teacher
+worth.py         Worth: was, or is, the teacher worth hearing on this text?
 smoothing.py     the control of smoothed labels, as uncertain as the teacher
 stages.py        measure_stages: the students of a run of runs side by side
 folder.py        RunFolder: what lies where, written whole or not at all, of one run alone
@@ -24,15 +27,17 @@ tracking.py      steps to tensorboard, wandb or trackio, through Accelerate
 """
 
 from potstill.evaluation import ModelScores
-from potstill.runs.distillation import ArmStep, Event, Finished, Measured, Stage, distil
+from potstill.runs.distillation import distil
 from potstill.runs.estimate import Estimate, estimate, memory_of
+from potstill.runs.events import ArmStep, Event, Finished, Judged, Measured, Stage
 from potstill.runs.fingerprints import fingerprint_of_model, fingerprint_of_tokenizer, manifest
 from potstill.runs.folder import RunFolder
 from potstill.runs.held_out import held_out_sample
-from potstill.runs.job import Arm, Job
+from potstill.runs.job import Arm, Gate, Job
 from potstill.runs.scores import IN_WORDS, OTHER_TOKENS, RunScores, score_model, scores_of
 from potstill.runs.stages import Together, measure_stages
 from potstill.runs.tracking import check_trackers
+from potstill.runs.worth import Worth, worth_of
 
 __all__ = [
     "IN_WORDS",
@@ -42,13 +47,16 @@ __all__ = [
     "Estimate",
     "Event",
     "Finished",
+    "Gate",
     "Job",
+    "Judged",
     "Measured",
     "ModelScores",
     "RunFolder",
     "RunScores",
     "Stage",
     "Together",
+    "Worth",
     "check_trackers",
     "distil",
     "estimate",
@@ -60,4 +68,5 @@ __all__ = [
     "memory_of",
     "score_model",
     "scores_of",
+    "worth_of",
 ]

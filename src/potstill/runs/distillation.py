@@ -7,21 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from potstill.evaluation import Measurement, Speed, measure, speed
 from potstill.losses import HARD_LABELS, ForwardKL
-from potstill.models import Size, load_model, on_this_device, save_model, size_of
+from potstill.models import load_model, on_this_device, save_model, size_of
+from potstill.runs.events import ArmStep, Event, Finished, Measured, Stage
 from potstill.runs.folder import STUDENT, RunFolder, line_of
+from potstill.runs.gate import gated
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS
 from potstill.runs.smoothing import SMOOTHED, smoothing_teacher
 from potstill.runs.tracking import tracking
+from potstill.runs.worth import Worth, worth_of
 from potstill.students import merge_lora_
-from potstill.teachers import AveragedTeacher, LiveTeacher, RememberingTeacher, is_stored
+from potstill.teachers import AveragedTeacher, LiveTeacher, MixtureTeacher, RememberingTeacher, RoutedTeacher, is_stored
 from potstill.training import Step, newest_step, train
 from potstill.types import Teacher
 
@@ -30,47 +33,13 @@ _SAME_TIME = "same_time.json"
 CORRECTED = "corrected_teacher"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Something that takes a while begins."""
-
-    what: str
-
-
-@dataclass(frozen=True)
-class ArmStep:
-    """An arm has done an optimizer step."""
-
-    arm: Arm
-    step: Step
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A model has been measured."""
-
-    name: str
-    measurement: Measurement
-
-
-@dataclass(frozen=True)
-class Finished:
-    """All is done: measurements by model, sizes and speeds of teacher and distilled student."""
-
-    measurements: Mapping[str, Measurement]
-    sizes: Mapping[str, Size]
-    speeds: Mapping[str, Speed]
-
-
-Event = Stage | ArmStep | Measured | Finished
-
-
 def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
     """Train the distilled student and its controls, measure all of them, and end with `Finished`.
 
     What the folder holds already is not done again. Raises what training, measuring and writing raise; nothing that was
     finished is lost by it.
     """
+    job = yield from gated(job, folder)
     on_this_device(job.teacher.model)
     found: dict[str, Measurement] = {}
     beside = RememberingTeacher(job.teacher)
@@ -104,7 +73,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
         timed = {"teacher": speed(job.teacher.model), STUDENT: speed(student)}
         folder.write_json(_SPEEDS, {name: asdict(value) for name, value in timed.items()})
     PartialState().wait_for_everyone()
-    yield Finished(found, sizes, _speeds(folder) if job.speed else {})
+    yield Finished(found, sizes, _speeds(folder) if job.speed else {}, _worth(job, found))
 
 
 def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
@@ -112,11 +81,12 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
     steps = job.settings.steps
     if job.correction is not None:
         yield Arm(CORRECTED, HARD_LABELS, job.correction.steps)
-    yield Arm(STUDENT, job.measure, steps, job.features)
+    yield Arm(STUDENT, job.measure, steps, job.features, job.annealing)
     if job.control:
         yield Arm("hard_labels", HARD_LABELS, _steps_of_same_tokens(job, folder))
     if job.smoothing:
-        yield Arm(SMOOTHED, replace(job.measure, divergence=ForwardKL()), _steps_of_same_tokens(job, folder))
+        smoothed = replace(job.measure, divergence=ForwardKL())
+        yield Arm(SMOOTHED, smoothed, _steps_of_same_tokens(job, folder), annealing=job.annealing)
     if job.control and job.same_time:
         if not (folder.path / _SAME_TIME).exists():
             soft, hard = (seconds_a_step(folder.steps(name)) for name in (STUDENT, "hard_labels"))
@@ -148,14 +118,24 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     checkpoints = folder.of_arm(arm.name) / "checkpoints"
     is_correction = arm.name == CORRECTED
     student = deepcopy(job.teacher.model).float().requires_grad_(True) if is_correction else job.new_student()
-    marker = _marker(job, folder, arm) if arm.measure.needs_teacher or arm.features is not None else job.marker
+    marker = _marker(job, folder, arm) if arm.needs_teacher else job.marker
     if is_stored(marker) or (job.correction is not None and not is_correction):  # the marker needs the room
         job.teacher.model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     settings = job.correction if is_correction and job.correction is not None else job.settings
     settings = replace(settings, steps=arm.steps)
     text = job.on_policy if arm.name == STUDENT and job.on_policy is not None else job.batches
     with folder.logging_steps(arm.name, newest_step(checkpoints)) as log:
-        for step in train(student, marker, text, arm.measure, settings, folder=checkpoints, features=arm.features):
+        learning = train(
+            student,
+            marker,
+            text,
+            arm.measure,
+            settings,
+            folder=checkpoints,
+            features=arm.features,
+            annealing=arm.annealing,
+        )
+        for step in learning:
             log.write(line_of(step))
             log.flush()
             yield step
@@ -175,6 +155,14 @@ def _marker(job: Job, folder: RunFolder, arm: Arm) -> Teacher:
     corrected = load_model(folder.of_arm(CORRECTED) / "student", dtype=job.teacher.model.dtype)
     layers, attention = ((), ()) if (found := job.features) is None else (found.teacher_layers, found.teacher_attention)
     return LiveTeacher(on_this_device(corrected), size=job.teacher.num_tokens, layers=layers, attention=attention)
+
+
+def _worth(job: Job, found: Mapping[str, Measurement]) -> Worth | None:
+    """Of the one teacher who marked, beside the control; None where several marked, or the student's own past, or there is no control."""
+    if "hard_labels" not in found or job.average is not None or isinstance(job.marker, MixtureTeacher | RoutedTeacher):
+        return None
+    teacher = found.get(CORRECTED, found["teacher"])
+    return worth_of(teacher, found["hard_labels"], distilled=found[STUDENT])
 
 
 def _is_trained(folder: RunFolder, arm: Arm) -> bool:

@@ -6,6 +6,7 @@ tokens/                                    the tokenised text
 steps.jsonl  checkpoints/  student/        of the distilled student
 controls/NAME/                             the same of each control
 soft_labels/                               the teacher's, when they were stored (potstill label)
+gate.json                                  what the teacher seemed worth before the run (teacher.gate)
 measurements/NAME.npz                      what each model did on each held-out document
 scores.json  report.html                   the result
 """
@@ -32,10 +33,10 @@ from potstill.training import Step
 _RECIPE, _IDENTITY, _LOCK = "recipe.toml", "identity.json", ".lock"
 # Stored soft labels may be there before the run is.
 _LABELS = "soft_labels"
-_PREPARED = ("tokens", "importance.safetensors", "lineage.json", "dtype.json", "manifest.json")
+_PREPARED = ("tokens", "importance.safetensors", "lineage.json", "dtype.json", "manifest.json", "gate.json")
 # Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
 _LOCKS: dict[Path, int] = {}
-STUDENT = "distilled"
+STUDENT, GATE = "distilled", "gate.json"
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data import Masking, TextBatches, TokenCorpus
 from potstill.losses import FeatureLoss, Measure
 from potstill.teachers import LiveTeacher
-from potstill.training import OnPolicy, TrainingSettings
+from potstill.training import Annealing, OnPolicy, TrainingSettings
 from potstill.types import Teacher
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How it is found out beforehand whether the teacher is worth hearing.
+
+    text   what it and students of labels alone are measured on: neither learned from nor scored on at the end
+    steps  that such a student learns, and another one half of them
+    then   where labels know the text better, or are going to: only say so, let the teacher's share go to 0, or refuse the run
+    """
+
+    text: TokenCorpus
+    steps: int
+    then: Literal["warn", "anneal", "refuse"] = "warn"
 
 
 @dataclass(frozen=True)
@@ -35,6 +50,8 @@ class Job:
     average      the decay of the student's average, which marks in the teacher's place; None: it doesn't
     smoothing    also train on smoothed hard labels that are as uncertain as the marker
     teacher_held_out  the same text in the teacher's tokens, where these are others: then it isn't asked when students are scored
+    annealing    how the teacher's share changes as the distilled student learns; None: it doesn't
+    gate         how it is found out beforehand whether the teacher is worth hearing; None: it isn't asked
     masking      what is hidden of held-out text, for masked language models
     """
 
@@ -59,13 +76,22 @@ class Job:
     average: float | None = None
     smoothing: bool = False
     teacher_held_out: TokenCorpus | None = None
+    annealing: Annealing | None = None
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One student of a run: its name in the folder, what it learns by (labels, features), for how many steps."""
+    """One student of a run: its name in the folder, what it learns by (labels, features), for how many steps, with what share of whom."""
 
     name: str
     measure: Measure
     steps: int
     features: FeatureLoss | None = None
+    annealing: Annealing | None = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any of its steps asks who marks."""
+        changes_to = 0.0 if self.annealing is None else self.annealing.to
+        return self.measure.needs_teacher or changes_to > 0 or self.features is not None

@@ -24,6 +24,7 @@ from potstill.models import (
     this_device,
 )
 from potstill.runs.held_out import held_out_sample
+from potstill.runs.worth import Worth
 from potstill.teachers import LiveTeacher, shared_predictions
 
 # In the order they are shown, with what they are called.
@@ -36,6 +37,8 @@ IN_WORDS: Mapping[str, str] = {
     "hard_labels_same_time": "hard labels, same time",
     "smoothed_labels": "smoothed labels, as uncertain as the teacher",
     "distilled": "distilled",
+    "first_look": "labels alone, for the gate, half as long",
+    "second_look": "labels alone, for the gate",
 }
 
 OTHER_TOKENS = (
@@ -46,11 +49,12 @@ OTHER_TOKENS = (
 
 @dataclass(frozen=True)
 class RunScores:
-    """Rows of scores in the order of IN_WORDS; sizes and speeds of those that have them."""
+    """Rows of scores in the order of IN_WORDS; sizes and speeds of those that have them; what the teacher was worth, if it can be said."""
 
     models: tuple[ModelScores, ...]
     sizes: Mapping[str, Size]
     speeds: Mapping[str, Speed]
+    worth: Worth | None = None
 
     def to_json(self) -> dict[str, object]:
         """Plain dictionaries, as in scores.json."""
@@ -58,14 +62,19 @@ class RunScores:
             "models": scores_to_json(self.models),
             "sizes": {name: asdict(size) for name, size in self.sizes.items()},
             "speeds": {name: asdict(found) for name, found in self.speeds.items()},
+            "worth": None if self.worth is None else self.worth.to_json(),
         }
 
 
 def scores_of(
-    measurements: Mapping[str, Measurement], sizes: Mapping[str, Size], speeds: Mapping[str, Speed]
+    measurements: Mapping[str, Measurement],
+    sizes: Mapping[str, Size],
+    speeds: Mapping[str, Speed],
+    worth: Worth | None = None,
 ) -> RunScores:
     """Scores, what each keeps of the teacher, and how the distilled student differs, from measurements by name."""
-    return RunScores(compare({name: measurements[name] for name in IN_WORDS if name in measurements}), sizes, speeds)
+    rows = compare({name: measurements[name] for name in IN_WORDS if name in measurements})
+    return RunScores(rows, sizes, speeds, worth)
 
 
 def score_model(

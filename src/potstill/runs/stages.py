@@ -9,7 +9,7 @@ from typing import Literal
 
 from potstill.evaluation import Measurement, measure, measure_teacher
 from potstill.models import head_of, load_model, on_this_device, task_of, this_device
-from potstill.runs.distillation import Event, Measured, Stage
+from potstill.runs.events import Event, Measured, Stage
 from potstill.runs.folder import RunFolder
 from potstill.runs.job import Job
 from potstill.teachers import LiveTeacher, MixtureTeacher, RememberingTeacher

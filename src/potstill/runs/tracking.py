@@ -36,6 +36,7 @@ def tracking(names: Sequence[str], folder: Path) -> Iterator[Callable[[Arm, Step
             "loss": step.loss,
             **step.parts,
             **{f"gradient share, {name}": share for name, share in step.shares.items()},
+            **({} if arm.annealing is None or step.alpha is None else {"alpha": step.alpha}),
             "learning_rate": step.learning_rate,
             "gradient_norm": step.gradient_norm,
             "tokens_per_second": step.tokens / max(step.seconds, 1e-9),

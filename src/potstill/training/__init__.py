@@ -9,12 +9,14 @@ Out: a `Step` after each optimizer step; the caller logs, evaluates, saves or st
 loop.py        the loop, on Accelerate: one screen
 features.py    what is learned beside the student where features are compared; shares of the gradient
 schedule.py    learning rate over the steps: Cosine, Linear, Constant, WarmupStableDecay
+annealing.py   Annealing: the teacher's share of the loss over the steps
 classifiers.py train_classifier: any torch classifier, images and all
 on_policy.py   OnPolicy: text that the student writes as it learns, beside the corpus
 checkpoint.py  everything a killed run needs to go on bit for bit: weights, optimizer, random state, step
 checks.py      before step 0: student = teacher gives zero, and what share of the gradient each term has
 """
 
+from potstill.training.annealing import Annealing
 from potstill.training.checkpoint import newest_step
 from potstill.training.checks import SelfCheck, self_check
 from potstill.training.classifiers import train_classifier
@@ -23,6 +25,7 @@ from potstill.training.on_policy import OnPolicy, StudentText, Written
 from potstill.training.schedule import Constant, Cosine, Linear, Schedule, WarmupStableDecay
 
 __all__ = [
+    "Annealing",
     "Batches",
     "Constant",
     "Cosine",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from potstill.errors import DataError
 from potstill.losses import SoftLabelLoss
+from potstill.training.annealing import Annealing, measures_of
 from potstill.training.loop import Step, TrainingSettings, adamw, refuse_not_finite
 from potstill.types import DenseTargets, Head
 
@@ -23,6 +24,7 @@ def train_classifier(
     settings: TrainingSettings,
     *,
     rows: int = 64,
+    annealing: Annealing | None = None,
 ) -> Iterator[Step]:
     """Train a student [rows, ...] -> logits [rows, classes] in place, yielding after each optimizer step.
 
@@ -30,11 +32,14 @@ def train_classifier(
              `measure` asks for none
     inputs   [inputs, ...], read in an order of the seed's, `rows` a step, epoch after epoch; on the student's device
     labels   the classes [inputs]; None where there are none to be had, which needs alpha = 1
+    annealing  how the measure's alpha changes from step to step; None: it doesn't
 
     Losses are means over the rows of a step, as in `train`; `micro_rows`, `dtype` and checkpoints are those of language models and have
     no say here. Raises DataError where numbers of inputs, labels and logits differ, NotFiniteError as `train` does.
     """
-    _check(inputs, labels, teacher, measure)
+    measures = measures_of(measure, annealing, settings.steps)
+    for end in measures.ends:
+        _check(inputs, labels, teacher, end)
     torch.manual_seed(settings.seed)
     if isinstance(teacher, nn.Module):
         teacher.requires_grad_(False).eval()
@@ -50,6 +55,7 @@ def train_classifier(
         rate = settings.learning_rate * settings.schedule.factor(index, settings.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        measure = measures.of_step(index)
         logits = student(inputs[chosen]).float()
         targets = _targets(teacher, inputs, chosen) if measure.needs_teacher else None
         known = logits.new_zeros(len(chosen), dtype=torch.int64) if labels is None else labels[chosen]
@@ -63,8 +69,8 @@ def train_classifier(
         parts = {name: values.mean().item() for name, (_, values) in terms.items()}
         if labels is None:
             parts.pop("hard")
-        seconds = time.perf_counter() - started
-        yield Step(index + 1, loss.item(), parts, float(len(chosen)), rate, norm, len(chosen), seconds)
+        count, seconds = len(chosen), time.perf_counter() - started
+        yield Step(index + 1, loss.item(), parts, float(count), rate, norm, count, seconds, alpha=measure.alpha)
 
 
 def _check(inputs: Tensor, labels: Tensor | None, teacher: nn.Module | Tensor | None, measure: SoftLabelLoss) -> None:

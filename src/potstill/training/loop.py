@@ -25,6 +25,7 @@ from potstill.errors import DataError, NotFiniteError
 from potstill.losses import FeatureLoss, Measure, Workspace, linear_loss
 from potstill.models import hidden_states
 from potstill.teachers import AveragedTeacher, is_stored, on_device
+from potstill.training.annealing import Annealing, Marks, measures_of
 from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
 from potstill.training.features import Features, GradientShares, Terms, first_input, shares_of
 from potstill.training.on_policy import OnPolicy, Written, begin_writing
@@ -71,6 +72,7 @@ class Step:
     written        of a step that read what the student wrote: how much that was
     shares         of the gradient, by its length at what goes into the first layer: the labels' and each feature's; in the steps in
                    which it was measured
+    alpha          the share of the soft labels in this step
     """
 
     index: int
@@ -83,6 +85,7 @@ class Step:
     seconds: float
     written: Written | None = None
     shares: dict[str, float] = field(default_factory=dict)
+    alpha: float | None = None
 
 
 def train(
@@ -94,10 +97,12 @@ def train(
     *,
     folder: Path | None = None,
     features: FeatureLoss | None = None,
+    annealing: Annealing | None = None,
 ) -> Iterator[Step]:
     """Train the student in place, yielding after each optimizer step. `features` are added to the loss of the labels.
 
     Batches of a kind `OnPolicy` are the student's own text, written as it learns; a teacher that is the student's average follows it.
+    `annealing` changes the measure's alpha from step to step; in a step where it is 0 no teacher is asked.
 
     With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On
     CPU, a run that was killed and resumed gives the same bits as one that was not. Raises NotFiniteError when loss or
@@ -106,34 +111,32 @@ def train(
     accelerator = Accelerator()
     torch.manual_seed(settings.seed)
     student.train()
+    measures = measures_of(measure, annealing, settings.steps, compiled=settings.compile_loss)
     if settings.gradient_checkpointing:
         student.activation_checkpointing_enable({"use_reentrant": False})
     size = teacher.num_tokens if teacher is not None else None
     student.to(accelerator.device)
     average = teacher.model.to(accelerator.device) if isinstance(teacher, AveragedTeacher) else None  # type: ignore[arg-type]
     beside = None if features is None else Features(features).to(accelerator.device)
-    learning: nn.Module = student
-    if beside is not None and beside.has_state:
-        learning = nn.ModuleDict({"student": student, "features": beside})
+    learning = _learning(student, beside)
     optimizer = adamw(learning, settings)
     newest = None if folder is None else newest_checkpoint(folder)
     done = 0 if newest is None else load_checkpoint_(newest, learning, optimizer, average=average)
-    asked = teacher if measure.needs_teacher or features is not None else None
-    objective = accelerator.prepare_model(_Objective(student, measure, beside, size, compiled=settings.compile_loss))
+    asked = teacher if measures.need_teacher or features is not None else None
+    objective = accelerator.prepare_model(_Objective(student, beside, size, compiled=settings.compile_loss))
     own, text = None, batches
     if isinstance(text, OnPolicy):
         kept = None if newest is None else load_written(newest)
-        own = text = begin_writing(text, student, asked, measure, accelerator, dtype=settings.dtype, kept=kept)
+        own = text = begin_writing(text, student, asked, measures.least, accelerator, dtype=settings.dtype, kept=kept)
     work = _divided(text.from_step(done), asked, accelerator, settings)
     # What a student writes must be of the weights it has in that step: nothing of it is made ahead.
     work = _ahead(work) if own is None else work
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch, parts = next(work)
-        rate = settings.learning_rate * settings.schedule.factor(index, settings.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        means, found = _gradient_of_step(accelerator, objective, asked, batch, parts, settings, beside, index + 1)
+        rate = _set_rate_(optimizer, settings, index)
+        marks = Marks(measures.of_step(index), asked, beside)
+        means, found = _gradient_of_step(accelerator, objective, marks, batch, parts, settings, index + 1)
         norm = float(accelerator.clip_grad_norm_(learning.parameters(), settings.max_gradient_norm) or 0.0)
         refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
@@ -141,7 +144,7 @@ def train(
         if isinstance(teacher, AveragedTeacher):
             teacher.follow_(student, index + 1)
         written, text_left = (None, None) if own is None else (own.of_step(index), own.state())
-        step = replace(_step(index + 1, means, batch, rate, norm, started), written=written, shares=found)
+        step = replace(_step(index + 1, means, batch, marks, rate, norm, started), written=written, shares=found)
         if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
             save_checkpoint(folder, step.index, learning, optimizer, written=text_left, average=average)
         yield step
@@ -185,18 +188,17 @@ class _Objective(nn.Module):
     def __init__(
         self,
         student: PreTrainedModel,
-        measure: Measure,
         features: Features | None,
         size: int | None,
         *,
         compiled: bool,
     ) -> None:
         super().__init__()
-        self.student, self.measure, self.features, self.size, self.compiled = student, measure, features, size, compiled
+        self.student, self.features, self.size, self.compiled = student, features, size, compiled
         self.workspace = Workspace()
 
     def forward(
-        self, batch: Batch, targets: Labels | None, with_first_input: bool
+        self, batch: Batch, targets: Labels | None, measure: Measure, with_first_input: bool
     ) -> tuple[Tensor, Terms, dict[str, Tensor], list[Tensor]]:
         """(sum over predictions, each feature's sum over positions, parts of the first, what goes into the first layer if asked for)."""
         added = None if self.features is None else self.features.measure
@@ -205,10 +207,8 @@ class _Objective(nn.Module):
             states = hidden_states(self.student, batch, size=self.size, layers=layers, attention=attention)
         counted = batch.counted
         tokens, weights = batch.targets[counted], batch.weights[counted]
-        labels = targets if self.measure.needs_teacher else None
-        loss = linear_loss(
-            states, labels, tokens, weights, self.measure, workspace=self.workspace, compiled=self.compiled
-        )
+        labels = targets if measure.needs_teacher else None
+        loss = linear_loss(states, labels, tokens, weights, measure, workspace=self.workspace, compiled=self.compiled)
         terms = {} if self.features is None else self.features.sums(states, targets, batch.contexts)
         return loss.total, terms, dict(loss.parts), anchor
 
@@ -216,30 +216,29 @@ class _Objective(nn.Module):
 def _gradient_of_step(
     accelerator: Accelerator,
     objective: nn.Module,
-    teacher: Teacher | None,
+    marks: Marks,
     batch: Batch,
     parts: list[tuple[Batch, Labels | None]],
     settings: TrainingSettings,
-    features: Features | None,
     index: int,
 ) -> tuple[dict[str, Float[Tensor, ""]], dict[str, float]]:
     """(means of the loss and its parts, shares of the gradient where these are due), the gradient being accumulated."""
+    features = marks.features
     if features is not None and features.needs_first_look:
         with torch.no_grad():
-            _pass(accelerator, objective, teacher, batch, parts, settings, features, None)
+            _pass(accelerator, objective, marks, batch, parts, settings, None)
     shares = GradientShares() if features is not None and features.is_share_due(index) else None
-    means = _pass(accelerator, objective, teacher, batch, parts, settings, features, shares)
+    means = _pass(accelerator, objective, marks, batch, parts, settings, shares)
     return means, {} if shares is None else shares_of(_over_processes(accelerator, shares.squares()))
 
 
 def _pass(
     accelerator: Accelerator,
     objective: nn.Module,
-    teacher: Teacher | None,
+    marks: Marks,
     batch: Batch,
     parts_of_step: list[tuple[Batch, Labels | None]],
     settings: TrainingSettings,
-    features: Features | None,
     shares: GradientShares | None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Accumulate the gradient of the step's mean loss, unless there is none to be had; the means of the loss and its parts over all
@@ -248,7 +247,7 @@ def _pass(
     weight = batch.weight.clamp_min(torch.finfo(batch.weights.dtype).tiny).item()
     positions = max(1, int((batch.documents >= 0).sum()))
     means: dict[str, Tensor] = {}
-    device = accelerator.device.type
+    device, features, teacher = accelerator.device.type, marks.features, marks.asked
     factors = {} if features is None else features.weights()
     for number, (micro, targets) in enumerate(parts_of_step):
         micro = micro.to(accelerator.device)
@@ -257,9 +256,8 @@ def _pass(
             if targets is None and teacher is not None:
                 targets = teacher.label(micro)
             with _sync(accelerator, objective, is_last):
-                total, terms, parts, anchor = objective(
-                    micro, None if targets is None else on_device(targets, accelerator.device), shares is not None
-                )
+                labels = None if targets is None else on_device(targets, accelerator.device)
+                total, terms, parts, anchor = objective(micro, labels, marks.measure, shares is not None)
                 found = {name: value / weight for name, value in {"loss": total, "labels": total, **parts}.items()}
                 found |= {name: value / positions for name, value in terms.items()}
                 weighted = {name: factors[name] * found[name] for name in terms}
@@ -290,6 +288,21 @@ def _sync(accelerator: Accelerator, objective: nn.Module, is_last: bool) -> Abst
     return nullcontext() if is_last else accelerator.no_sync(objective)
 
 
+def _learning(student: PreTrainedModel, features: Features | None) -> nn.Module:
+    """What has weights that learn: the student, and projections of features where there are any."""
+    if features is None or not features.has_state:
+        return student
+    return nn.ModuleDict({"student": student, "features": features})
+
+
+def _set_rate_(optimizer: torch.optim.Optimizer, settings: TrainingSettings, index: int) -> float:
+    """The learning rate of this step, from 0."""
+    rate = settings.learning_rate * settings.schedule.factor(index, settings.steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
 def adamw(student: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
     """Decay on matrices only, as is usual: norms and biases have no scale to keep small."""
     matrices = [p for p in student.parameters() if p.requires_grad and p.ndim >= 2]
@@ -306,14 +319,16 @@ def _step(
     index: int,
     means: dict[str, Tensor],
     batch: Batch,
+    marks: Marks,
     rate: float,
     gradient_norm: float,
     started: float,
 ) -> Step:
     parts = {name: value.item() for name, value in means.items() if name != "loss"}
     weight = batch.weight.item()
-    seconds = time.perf_counter() - started
-    return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, batch.inputs.numel(), seconds)
+    tokens, seconds = batch.inputs.numel(), time.perf_counter() - started
+    alpha = marks.measure.alpha
+    return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, tokens, seconds, alpha=alpha)
 
 
 def refuse_not_finite(index: int, loss: float, gradient_norm: float, rate: float) -> None:

@@ -32,7 +32,7 @@ def of_nats(values: list[float], tokens: int = 100) -> Measurement:
     return Measurement(counts, 4 * counts, sums, 0.5 * counts, nothing, nothing, bins, bins, bins)
 
 
-def learned_teacher(job: Job, steps: int = 150) -> LiveTeacher:
+def learned_teacher(job: Job, steps: int = 60) -> LiveTeacher:
     """One that knows the text."""
     model = tiny_llama(seed=5)
     for _ in train(model, None, job.batches, HARD_LABELS, TrainingSettings(steps=steps, learning_rate=1e-2)):

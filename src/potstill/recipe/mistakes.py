@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -124,8 +125,11 @@ def _place(location: tuple[int | str, ...], recipe: type[BaseModel]) -> tuple[li
 
 
 def _table_of(field: FieldInfo) -> type[BaseModel] | None:
+    """The one table that stands there; also where it may be left out."""
     annotation = field.annotation
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    tables = [one for one in choices if isinstance(one, type) and issubclass(one, BaseModel)]
+    return tables[0] if len(tables) == 1 else None
 
 
 def _choices_of(field: FieldInfo) -> Mapping[str, type[BaseModel]]:

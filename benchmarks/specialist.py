@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -279,14 +280,12 @@ def main() -> None:
     torch.set_num_threads(1)  # models as small as these are faster so
     match arguments.what:
         case "digits":
-            for angle in ANGLES:
-                for labelled in LABELLED:
-                    out = arguments.out / f"digits turned by {angle:02d} degrees, {labelled} labels"
-                    out.mkdir(parents=True, exist_ok=True)
-                    for seed in DIGIT_SEEDS:
-                        if not (out / f"{seed}.json").exists():
-                            found = digits_of_seed(angle, labelled, seed)
-                            (out / f"{seed}.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+            for seed, angle, labelled in product(DIGIT_SEEDS, ANGLES, LABELLED):
+                path = arguments.out / f"digits turned by {angle} degrees, {labelled} labels" / f"{seed}.json"
+                if not path.exists():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    found = digits_of_seed(angle, labelled, seed)
+                    path.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         case "text":
             for name, _, source in (one.partition("=") for one in arguments.text):
                 (arguments.out / name).mkdir(parents=True, exist_ok=True)

@@ -45,6 +45,12 @@ def test_a_gate_refuses_with_one_message_and_one_that_anneals_goes_on(workshop: 
     result = workshop.run("distill", "recipe.toml", "-o", "run", *QUICK, *GATE, *anneal, "-s", "training.steps=12")
     assert result.exit_code == 0, (result.output, result.exception)
     assert "alpha goes to 0 over this run (teacher.gate)" in result.output
+    assert "[loss.annealing]" in result.output
+
+
+def test_what_a_gate_takes_is_known_beforehand(workshop: Workshop):
+    assert "for the gate" not in workshop.run("check", "recipe.toml").output
+    assert "for the gate before it" in " ".join(workshop.run("check", "recipe.toml", *GATE).output.split())
 
 
 def test_a_gate_without_documents_to_ask_is_refused(workshop: Workshop):

@@ -57,6 +57,7 @@ def test_an_empty_table_goes_from_the_teacher_to_the_text_over_the_whole_run(fil
     (["loss.annealing.over=0.0"], "loss.annealing.over"),
     (["loss.annealing.form=1"], "loss.annealing.form"),
     ([GATED, "loss.alpha=0.0"], "no teacher is heard"),
+    ([ANNEALED, "loss.alpha=0.0", "evaluation.smoothing=true"], "evaluation.smoothing"),
     ([GATED, 'teacher.kind="translated"'], "another tokenizer"),
     ([GATED, "teacher.correction.tokens=100"], "teacher.correction"),
     ([GATED, "data.search=0.0"], "data.search = 0"),

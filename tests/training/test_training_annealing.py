@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -42,11 +43,12 @@ class CountingTeacher:
 
 @pytest.mark.parametrize("start", [0.0, 0.75, 1.0])
 @pytest.mark.parametrize(
-    ("to", "over", "steps"), [(0.0, 1.0, 5), (1.0, 1.0, 2), (0.25, 0.5, 9), (0.5, 0.01, 7), (0.0, 1.0, 1)]
+    ("to", "over", "steps"),
+    [(0.0, 1.0, 5), (1.0, 1.0, 2), (0.25, 0.5, 9), (0.0, 0.1, 30), (0.5, 0.01, 7), (0.0, 1.0, 1)],
 )
 def test_alpha_begins_where_the_loss_is_and_ends_exactly_at_its_end_in_a_straight_line(start, to, over, steps):
     found = [Annealing(to, over).alpha(start, index, steps) for index in range(steps)]
-    last = math.ceil(over * steps) - 1
+    last = max(math.ceil(Fraction(str(over)) * steps) - 1, 0)
     assert found[last:] == [to] * (steps - last)
     if last > 0:
         assert found[0] == start

@@ -75,7 +75,7 @@ def _print_estimate(
     from potstill.models import faster_dtype
     from potstill.runs import estimate
 
-    training = decoded.training
+    training, gate = decoded.training, decoded.teacher.gate
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = faster_dtype(device) if training.dtype == "auto" else getattr(torch, training.dtype)
     micro_rows = training.micro_rows or training.rows
@@ -91,6 +91,11 @@ def _print_estimate(
         console.print(
             f"time     about {_time(found.seconds_soft)} for {tokens:,} tokens with the teacher here"
             + (f", and {_time(found.seconds_hard)} for the control" if decoded.evaluation.control else "")
+            + (
+                f", and {_time(1.5 * gate.share * found.seconds_hard)} for the gate before it"
+                if gate is not None
+                else ""
+            )
             + ("; writing comes on top" if training.on_policy is not None else "")
             + ("; other teachers come on top" if decoded.teacher.mixture is not None else "")
             + ("; of one stage" if decoded.stages is not None else "")

@@ -14,6 +14,7 @@ from potstill.cli.watching import Watching
 from potstill.evaluation import NEEDS_TEACHER, ModelScores, compare, score_table, scores_to_json
 from potstill.recipe import Recipe, build_job, recipe_toml
 from potstill.recipe.schema import LENGTHS_OF_TRAINING
+from potstill.recipe.specialists import is_teacher_heard
 from potstill.recipe.staging import (
     PlannedStage,
     assistants_of,
@@ -79,7 +80,7 @@ def _overview(recipe: Recipe, stages: tuple[PlannedStage, ...], out: Path, conso
 
 
 def _learns_labels(recipe: Recipe, stage: PlannedStage, out: Path) -> bool:
-    return recipe_of_stage(recipe, stage, out).loss.alpha == 0
+    return not is_teacher_heard(recipe_of_stage(recipe, stage, out).loss)
 
 
 def _described(recipe: Recipe, stages: tuple[PlannedStage, ...], out: Path) -> list[dict[str, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from potstill.reports.sentences import worth_in_words
@@ -50,7 +51,7 @@ def print_scores(scores: RunScores, console: Console) -> None:
         if model.name.startswith("hard_labels"):
             console.print(_verdict(model))
     if scores.worth is not None:
-        console.print(worth_in_words(scores.worth))
+        console.print(escape(worth_in_words(scores.worth)))
 
 
 def _cell(model: ModelScores, metric: str, form: str) -> str:

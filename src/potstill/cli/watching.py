@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from potstill.reports.sentences import worth_in_words
@@ -53,7 +54,7 @@ class Watching:
                 case ArmStep():
                     self._show_step(event)
                 case Judged(worth, annealed):
-                    self.console.print(f"gate     {worth_in_words(worth)}", style=_STYLES[worth.verdict])
+                    self.console.print(f"gate     {escape(worth_in_words(worth))}", style=_STYLES[worth.verdict])
                     if annealed:
                         self.console.print("gate     alpha goes to 0 over this run (teacher.gate)")
                 case Measured(name, _):

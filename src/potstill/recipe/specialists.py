@@ -40,6 +40,11 @@ def is_teacher_alone(loss: LossTable) -> bool:
     return loss.alpha == 1 and (loss.annealing is None or loss.annealing.to == 1)
 
 
+def is_teacher_heard(loss: LossTable) -> bool:
+    """Whether what the teacher says counts in any step."""
+    return loss.alpha > 0 or (loss.annealing is not None and loss.annealing.to > 0)
+
+
 def check_specialist(recipe: Recipe) -> None:
     """Raise where annealing or the gate don't go with the rest of the recipe."""
     loss, teacher, training = recipe.loss, recipe.teacher, recipe.training
@@ -65,10 +70,7 @@ def check_specialist(recipe: Recipe) -> None:
             teacher.mixture is not None or teacher.average is not None or teacher.correction is not None,
             "it asks teacher.model as it is, and another marks (teacher.mixture, teacher.average, teacher.correction)",
         ),
-        (
-            loss.alpha == 0 and (loss.annealing is None or loss.annealing.to == 0),
-            "with loss.alpha = 0 no teacher is heard",
-        ),
+        (not is_teacher_heard(loss), "with loss.alpha = 0 no teacher is heard"),
     ):
         if is_wrong:
             raise mistake(f"{what}: leave teacher.gate out")
@@ -107,4 +109,4 @@ def build_gate(recipe: Recipe, corpus: TokenCorpus, task: Task, *, steps: int) -
         )
     if task != "classes":
         text = held_out_sample(text, recipe.evaluation.tokens, recipe.training.length)
-    return Gate(text, max(1, round(wanted.share * steps)), wanted.then)
+    return Gate(text, max(2, round(wanted.share * steps)), wanted.then)

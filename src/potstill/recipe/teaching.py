@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from potstill.recipe.specialists import is_teacher_alone
+from potstill.recipe.specialists import is_teacher_alone, is_teacher_heard
 from potstill.recipe.table import FolderName, Table, Text, mistake
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def check_teaching(recipe: Recipe) -> None:
         )
     if teacher.average is not None and features:
         raise mistake(f"teacher.average gives no hidden states: leave it or {features} out")
-    if recipe.evaluation.smoothing and loss.alpha == 0 and loss.annealing is None:
+    if recipe.evaluation.smoothing and not is_teacher_heard(loss):
         raise mistake(
             "evaluation.smoothing takes the teacher's place, and with loss.alpha = 0 it has none: leave it out"
         )

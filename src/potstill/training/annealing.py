@@ -33,7 +33,7 @@ class Annealing:
 
     def alpha(self, start: float, index: int, steps: int) -> float:
         """Of step `index` (from 0) of `steps`, a function of these alone: `start` in the first, `to` in the last that changes it."""
-        last = math.ceil(self.over * steps) - 1
+        last = math.ceil(round(self.over * steps, 9)) - 1  # 0.1 of 30 is 3, and a little more in floats
         return self.to if index >= last else start + (self.to - start) * (index / last)
 
 

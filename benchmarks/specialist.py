@@ -226,22 +226,25 @@ def mean_and_interval(values: list[float], form: str) -> str:
 
 
 def rows(by_seed: list[Found]) -> list[str]:
-    """A line an arm; what is less than the teacher's is paired by seed."""
+    """A line an arm; differences are paired by seed."""
     lines = [
-        "| | % right | nats | nats less than the teacher's | nats less than hard labels' | parameters | seconds |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| | seeds | % right | nats | nats less than the teacher's | nats less than hard labels' | parameters | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     teacher, hard = "general teacher", "hard labels, same tokens"
-    whole = by_seed[0][teacher]["parameters"]
-    for name in (name for name in by_seed[0] if all(name in one for one in by_seed)):
-        column = {key: [one[name][key] for one in by_seed] for key in ("right", "nats", "seconds", "parameters")}
-        less = {other: [one[other]["nats"] - one[name]["nats"] for one in by_seed] for other in (teacher, hard)}
+    for name in dict.fromkeys(name for one in by_seed for name in one):
+        having = [one for one in by_seed if {name, teacher, hard} <= one.keys()]
+        if not having:
+            continue
+        column = {key: [one[name][key] for one in having] for key in ("right", "nats", "seconds", "parameters")}
+        less = {other: [one[other]["nats"] - one[name]["nats"] for one in having] for other in (teacher, hard)}
         cells = [
+            f"{len(having)}",
             mean_and_interval(column["right"], "{:.1f}"),
             mean_and_interval(column["nats"], "{:.3f}"),
             "" if name == teacher else mean_and_interval(less[teacher], "{:+.3f}"),
             "" if name in (teacher, hard) else mean_and_interval(less[hard], "{:+.3f}"),
-            f"{column['parameters'][0] / whole:.1%}",
+            f"{column['parameters'][0] / having[0][teacher]['parameters']:.1%}",
             f"{statistics.mean(column['seconds']):.1f}" if any(column["seconds"]) else "",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -264,9 +267,7 @@ def table(out: Path) -> None:
     ]
     for folder in sorted(path.parent for path in out.glob("*/0.json")):
         found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
-        whole = [one for one in found if SAME_TIME in one]
-        if whole:
-            parts += [f"## {folder.name} ({len(whole)} seeds)", "", *rows(whole), ""]
+        parts += [f"## {folder.name[0].upper()}{folder.name[1:]}", "", *rows(found), ""]
     page.write_text("\n".join(parts) + "\n<!-- words -->" + words, "utf-8")
 
 

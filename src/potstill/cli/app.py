@@ -24,6 +24,7 @@ from potstill.cli import (
     prune,
     recipes,
     report,
+    route,
     write,
 )
 from potstill.errors import PotstillError
@@ -113,6 +114,7 @@ _VERBS = (
     prune.prune,
     preview.preview,
     evaluate.evaluate,
+    route.route,
     report.report,
     recipes.recipes,
 )

@@ -8,6 +8,7 @@ In: a `Page`, which is text and numbers. Out: one HTML file with everything insi
 page.py          the nouns: Page, Card, Table, Chart, IntervalChart, Scatter, MarkedText, Strip, Code
 distillation.py  the page of a distillation run: from its scores and steps to a Page
 compression.py   the page of a search for the smallest student, from the files in its folder
+routing.py       the page of a calibration: what may be promised of a student and its teacher
 costs.py         what a model takes to run, what labels hold
 comparison.py    runs made into pages again, and several on one page
 words.py         passages token by token, student beside teacher

@@ -148,6 +148,9 @@ def _draw(axes: Axes, curve: Curve, dashes: tuple[float, ...], *, is_logarithmic
         low, high = (np.array([function(y[group]) for group in groups]) for function in (np.min, np.max))
         x, y = (np.array([values[group].mean() for group in groups]) for values in (x, y))
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    elif len(curve.low):
+        low, high = (np.asarray(edge, dtype=float)[is_drawable] for edge in (curve.low, curve.high))
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     width = 2.0 if curve.is_highlighted else 1.3
     (line,) = axes.plot(x, y, color=colour, linewidth=width, solid_capstyle="round")
     if len(x) == 1:

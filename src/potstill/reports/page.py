@@ -46,12 +46,17 @@ class Table:
 
 @dataclass(frozen=True)
 class Curve:
-    """Points joined in the order of x. Of many points, means over neighbours are drawn, with their range behind."""
+    """Points joined in the order of x. Of many points, means over neighbours are drawn, with their range behind.
+
+    `low` and `high` are the edges of a band around few points, both or none.
+    """
 
     label: str
     x: Sequence[int | float]
     y: Sequence[int | float]
     is_highlighted: bool = False
+    low: Sequence[int | float] = ()
+    high: Sequence[int | float] = ()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """Easy queries to the student, hard ones to the teacher.
 
-In: queries answered by both, scored, with what the student says of its own tokens. Out: a `Policy`, numbers in a JSON file.
+In: queries answered by both, scored, with what the student says of its own tokens. Out: a `Policy`, numbers in a JSON file, with a
+promise: quality of the mix >= rho · the teacher's, with probability >= 1 - delta.
+
+    found = calibrate(read_scored("answers.jsonl", judge_of("exact")), Asked("given", "student", "teacher"), Wanted(rho=0.97))
+    found.policy.save(Path("route/policy.json"))
 
     policy = Policy.load(Path("route/policy.json"))
     alarm = DriftAlarm(policy.histogram)
@@ -10,8 +14,18 @@ In: queries answered by both, scored, with what the student says of its own toke
 signals.py     signals_of: how sure an answer is, from its tokens' log-probabilities
 policy.py      Policy, Decision: who answers, and the file it is written to
 drift.py       DriftAlarm: whether traffic still looks as it did
+queries.py     read_queries, read_scored: what is calibrated on
+answering.py   ChoosingWriter, scored: both models' answers and what they are worth
+confidence.py  from signals to probabilities: isotonic curves, a trained classifier; AUROC and calibration error
+promise.py     certify: a threshold with a finite-sample guarantee; how many queries that takes
+curves.py      quality and cost against the student's share
+calibration.py calibrate: all of it
 """
 
+from potstill.routing.answering import ChoosingWriter, scored
+from potstill.routing.calibration import AUTO, Asked, Calibrated, Domain, Wanted, calibrate
+from potstill.routing.confidence import CLASSIFIER, Quality
+from potstill.routing.curves import CostCurve, Costs, cost_curve
 from potstill.routing.drift import Drift, DriftAlarm, drift_of, histogram_of
 from potstill.routing.policy import (
     AnsweredBy,
@@ -24,6 +38,8 @@ from potstill.routing.policy import (
     Promise,
     policy_from_json,
 )
+from potstill.routing.promise import Certified, betting_p_value, certify, net_loss, queries_needed, thresholds_of
+from potstill.routing.queries import Query, Scored, fingerprint_of_queries, is_scored, read_queries, read_scored
 from potstill.routing.signals import (
     PROMPT_FEATURES,
     SIGNALS,
@@ -36,25 +52,50 @@ from potstill.routing.signals import (
 )
 
 __all__ = [
+    "AUTO",
+    "CLASSIFIER",
     "PROMPT_FEATURES",
     "SIGNALS",
     "TOP_LOGPROBS",
     "AnsweredBy",
     "Answering",
+    "Asked",
+    "Calibrated",
     "Calibration",
+    "Certified",
+    "ChoosingWriter",
     "Confidence",
+    "CostCurve",
+    "Costs",
     "Decision",
+    "Domain",
     "Drift",
     "DriftAlarm",
     "Histogram",
     "Policy",
     "Promise",
+    "Quality",
+    "Query",
+    "Scored",
     "Signals",
     "TokenLogprobs",
+    "Wanted",
+    "betting_p_value",
+    "calibrate",
+    "certify",
+    "cost_curve",
     "drift_of",
+    "fingerprint_of_queries",
     "histogram_of",
+    "is_scored",
     "listed_tokens",
+    "net_loss",
     "policy_from_json",
     "prompt_features",
+    "queries_needed",
+    "read_queries",
+    "read_scored",
+    "scored",
     "signals_of",
+    "thresholds_of",
 ]

@@ -24,18 +24,18 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class Signals:
-    """Numbers that say how sure an answer is.
+    """Numbers that say how sure an answer is; None: not known.
 
     mean_logprob  a token: the answer's log-probability, length-normalised
     min_logprob   of its least likely token
     sum_logprob   of the whole answer
-    entropy       in nats, mean over its tokens; what the list leaves out counts as one other token. None without a list
-    margin        likeliest minus second likeliest probability, mean over its tokens. None without a list of two
+    entropy       in nats, mean over its tokens; what the list leaves out counts as one other token. Needs a list
+    margin        likeliest minus second likeliest probability, mean over its tokens. Needs a list of two
     """
 
-    mean_logprob: float
-    min_logprob: float
-    sum_logprob: float
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
+    sum_logprob: float | None = None
     entropy: float | None = None
     margin: float | None = None
 

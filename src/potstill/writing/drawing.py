@@ -19,12 +19,13 @@ class Drawing:
     """Among the logits processors of `generate`: leaves one token a row possible, and remembers its log-probability.
 
     The log-probabilities are the model's own, before temperature and cuts. `keys` are the rows' (see `key_of`), `width` is the number of
-    tokens in front of what is written.
+    tokens in front of what is written. `likeliest`: so many tokens are remembered at each place, with theirs.
     """
 
-    def __init__(self, sampling: Sampling, keys: NDArray[np.uint64], width: int) -> None:
-        self.sampling, self.keys, self.width = sampling, keys, width
+    def __init__(self, sampling: Sampling, keys: NDArray[np.uint64], width: int, *, likeliest: int = 0) -> None:
+        self.sampling, self.keys, self.width, self._likeliest = sampling, keys, width, likeliest
         self.logprobs: list[Tensor] = []
+        self.tops: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, input_ids: Int[Tensor, "rows read"], scores: Float[Tensor, "rows tokens"]) -> Tensor:
         """Scores in which all but one token of each row are impossible."""
@@ -38,6 +39,9 @@ class Drawing:
             weights = cut(p, top_k=asked.top_k or None, top_p=asked.top_p, min_p=asked.min_p)
             chosen = draw(weights, drawn)[:, None]
         self.logprobs.append(log_p.gather(-1, chosen)[:, 0])
+        if self._likeliest:
+            found = log_p.topk(min(self._likeliest, log_p.shape[-1]), dim=-1)
+            self.tops.append((found.values.cpu(), found.indices.cpu()))
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
 
 

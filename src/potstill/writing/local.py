@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,17 +16,21 @@ from potstill.models import check_context, ends_of
 from potstill.models.asking import device_of, evaluating
 from potstill.writing.drawing import Drawing, key_of
 from potstill.writing.prompts import Prompt
-from potstill.writing.samples import Sample, Sampling, Written
+from potstill.writing.samples import Listed, Sample, Sampling, Written
 
 
 @dataclass(frozen=True)
 class LocalWriter:
-    """A causal language model and its tokenizer; `rows` samples are written at a time, those of prompts of like length together."""
+    """A causal language model and its tokenizer; `rows` samples are written at a time, those of prompts of like length together.
+
+    With `top_logprobs`, each sample lists its tokens, the end of text left out, and so many of the likeliest in their places.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     sampling: Sampling
     rows: int = 16
+    top_logprobs: int = 0
 
     def write(self, prompts: Sequence[Prompt]) -> Iterator[Written]:
         """What is written for each prompt, short prompts first. Which tokens are drawn does not depend on the others."""
@@ -75,7 +79,7 @@ class LocalWriter:
         pad = self.tokenizer.pad_token_id if isinstance(self.tokenizer.pad_token_id, int) else 0
         inputs = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-        drawing = Drawing(self.sampling, np.array(keys, dtype=np.uint64), width)
+        drawing = Drawing(self.sampling, np.array(keys, dtype=np.uint64), width, likeliest=self.top_logprobs)
         generate: Callable[..., Tensor] = self.model.generate  # type: ignore[assignment]
         out = generate(
             inputs,
@@ -85,10 +89,28 @@ class LocalWriter:
             tokenizer=self.tokenizer if self.sampling.stop else None,
         )
         logprobs = torch.stack(drawing.logprobs, dim=1).double().cpu()
-        return [
-            self._sample(list(ids), new, logprobs[row])
-            for row, (ids, new) in enumerate(zip(prompts, out[:, width:].tolist(), strict=True))
-        ]
+        samples = []
+        for row, (ids, new) in enumerate(zip(prompts, out[:, width:].tolist(), strict=True)):
+            sample = self._sample(list(ids), new, logprobs[row])
+            listed = self._listed(new[: sample.tokens], row, drawing) if self.top_logprobs else None
+            samples.append(replace(sample, listed=listed))
+        return samples
+
+    def _listed(self, new: list[int], row: int, drawing: Drawing) -> tuple[Listed, ...]:
+        """As a server lists them."""
+        ends = set(self._ends())
+        return tuple(
+            {
+                "token": self._text([token]),
+                "logprob": drawing.logprobs[place][row].item(),
+                "top_logprobs": [
+                    {"token": self._text([other]), "logprob": logprob}
+                    for logprob, other in zip(*(one[row].tolist() for one in drawing.tops[place]), strict=True)
+                ],
+            }
+            for place, token in enumerate(new)
+            if token not in ends
+        )
 
     def _sample(self, prompt: list[int], new: list[int], logprobs: Tensor) -> Sample:
         ends = set(self._ends())

@@ -75,7 +75,6 @@ def route_queries(
     """Read, ask, calibrate, write policy and report."""
     _check(answers, wanted)
     say = saying(watching)
-    say(f"reading {source}")
     judge = judge_of(answers.judging, answers.how)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -93,6 +92,7 @@ def route_queries(
             ("the student", "the teacher"),
         )
     else:
+        say(f"reading {source}")
         queries = read_queries(source, is_chat=answers.is_chat)
         found, asked, measured = _asked(queries, answers, out, say, watching)
         costs, names = (
@@ -131,6 +131,11 @@ def _check(answers: Answers, wanted: Wanted) -> None:
         )
     if wanted.by not in (AUTO, CLASSIFIER, *SIGNALS):
         raise RecipeError(f"--by is one of {', '.join((AUTO, *SIGNALS, CLASSIFIER))}, found {wanted.by!r}")
+    for model in (answers.student, answers.teacher):
+        if model is not None and _is_server(model) and not model.partition("#")[2]:
+            raise RecipeError(f"{model}: say which model of the server answers, as {model.partition('#')[0]}#NAME")
+    if answers.key_from is not None and not os.environ.get(answers.key_from, "").strip():
+        raise RecipeError(f"--key-from: the environment has no {answers.key_from}, which should hold the servers' key")
     if answers.judging != "exact" and not answers.how:
         raise RecipeError(f"--judge {answers.judging} needs --how: the pattern of regex, or module:function of python")
 
@@ -140,6 +145,11 @@ def _asked(
 ) -> tuple[Scored, Asked, Costs]:
     """Both models' answers, what was missing of them asked now; and seconds a query."""
     prompts, is_choice = [one.prompt for one in queries], bool(queries[0].choices)
+    if is_choice and any(map(_is_server, filter(None, (answers.student, answers.teacher)))):
+        raise RecipeError(
+            "servers give no log-probabilities of choices that they didn't write: give a model folder, or leave `choices` out and let the "
+            "answer be written"
+        )
     with ExitStack() as stack:
         journals, words, seconds = [], [], []
         for name, model in (("student", answers.student), ("teacher", answers.teacher)):
@@ -165,8 +175,8 @@ def _answerer(model: str, queries: tuple[Query, ...], answers: Answers, say: Cal
     asked: dict[str, object] = (
         {"answering": "choice"} if choices else {"answering": "written", "new_tokens": answers.new_tokens}
     )
-    if re.match(r"https?://", model):
-        return _server(model, bool(choices), answers, sampling, asked)
+    if _is_server(model):
+        return _server(model, answers, sampling, asked)
     from potstill.models import faster_dtype, hold_in_, load_model, load_tokenizer, on_this_device, task_of, this_device
 
     say(f"loading {model}")
@@ -184,18 +194,13 @@ def _answerer(model: str, queries: tuple[Query, ...], answers: Answers, say: Cal
     return Answerer(writer, identity, f"{model} {fingerprint}")
 
 
-def _server(model: str, is_choice: bool, answers: Answers, sampling: Sampling, asked: dict[str, object]) -> Answerer:
+def _is_server(model: str) -> bool:
+    return model.startswith(("http://", "https://"))
+
+
+def _server(model: str, answers: Answers, sampling: Sampling, asked: dict[str, object]) -> Answerer:
     url, _, name = model.partition("#")
-    if not name:
-        raise RecipeError(f"{model}: say which model of the server answers, as {url}#NAME")
-    if is_choice:
-        raise RecipeError(
-            "servers give no log-probabilities of choices that they didn't write: give a model folder, or leave `choices` out and let the "
-            "answer be written"
-        )
-    key = None
-    if answers.key_from is not None and not (key := os.environ.get(answers.key_from, "").strip()):
-        raise RecipeError(f"--key-from: the environment has no {answers.key_from}, which should hold the servers' key")
+    key = None if answers.key_from is None else os.environ[answers.key_from].strip()
     endpoint = "chat" if answers.is_chat else "completions"
     asking = Asking(name, sampling, endpoint, TOP_LOGPROBS)
     # Not where it is: a server that is started again elsewhere goes on with the same journal.

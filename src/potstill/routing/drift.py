@@ -77,7 +77,7 @@ def drift_of(counts: np.ndarray, histogram: Histogram, *, psi_limit: float = PSI
 
 def histogram_of(confidences: np.ndarray, *, bins: int = 10) -> Histogram:
     """Bins that hold about equally many; fewer where many confidences are equal."""
-    edges = np.unique(np.quantile(confidences, np.linspace(0, 1, bins + 1)[1:-1]))
+    edges = np.unique(np.quantile(confidences, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
     edges = edges[edges > confidences.min()]
     counts = np.bincount(np.searchsorted(edges, confidences, side="right"), minlength=len(edges) + 1)
     return Histogram(tuple(map(float, edges)), tuple(map(float, counts / len(confidences))), len(confidences))

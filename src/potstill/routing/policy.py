@@ -167,7 +167,7 @@ def policy_from_json(found: object, where: str) -> Policy:
             f"{where} is a policy of version {found['potstill_policy']!r}, and this potstill reads version {VERSION}: calibrate again"
         )
     try:
-        confidence, histogram = found["confidence"], found["histogram"]
+        confidence, promise, histogram = found["confidence"], found["promise"], found["histogram"]
         policy = Policy(
             Confidence(
                 tuple(confidence["features"]),
@@ -176,7 +176,13 @@ def policy_from_json(found: object, where: str) -> Policy:
                 tuple((_number(x), _number(y)) for x, y in confidence["points"]),
             ),
             None if found["threshold"] is None else _number(found["threshold"]),
-            Promise(**found["promise"]),
+            Promise(
+                rho=_number(promise["rho"]),
+                delta=_number(promise["delta"]),
+                n=int(promise["n"]),
+                share=_number(promise["share"]),
+                kept=_number(promise["kept"]),
+            ),
             Histogram(_numbers(histogram["edges"]), _numbers(histogram["shares"]), int(histogram["n"])),
             Calibration(**found["calibration"]),
             int(found["top_logprobs"]),

@@ -74,7 +74,7 @@ def betting_p_value(
     before = np.concatenate([np.full_like(variance[..., :1], 0.25), variance[..., :-1]], -1)
     bets = np.minimum(np.sqrt(2 * math.log(1 / delta) / (n * before)) / (1 + rho), _MOST_BET / rho)
     capital = np.cumsum(np.log1p(-bets * losses), -1).max(-1)
-    return np.exp(-np.maximum(capital, 0.0))
+    return np.asarray(np.exp(-np.maximum(capital, 0.0)))
 
 
 def thresholds_of(confidences: Float[Array, " queries"]) -> Float[Array, " thresholds"]:

@@ -1,0 +1,139 @@
+"""A policy comes back from its file as it was, decides as it says, and a damaged one is refused; the alarm fires for other traffic."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from potstill.errors import DataError, RunDirectoryError
+from potstill.routing import (
+    Calibration,
+    Confidence,
+    Decision,
+    DriftAlarm,
+    Histogram,
+    Policy,
+    Promise,
+    Signals,
+    histogram_of,
+)
+
+
+def policy(threshold: float | None = 0.5, features=("mean_logprob",), weights=(1.0,)) -> Policy:
+    return Policy(
+        Confidence(features, weights, 0.0, ((-3.0, 0.2), (-1.0, 0.6), (0.0, 0.9))),
+        threshold,
+        Promise(0.97, 0.1, 700, 0.4, 0.98),
+        Histogram((0.5,), (0.25, 0.75), 700),
+        Calibration("2026-11-25", "written", "abc", "student", "teacher"),
+        5,
+    )
+
+
+def test_a_policy_comes_back_as_it_was(tmp_path: Path):
+    for one in (policy(), policy(None)):
+        one.save(tmp_path / "policy.json")
+        assert Policy.load(tmp_path / "policy.json") == one
+    assert [path.name for path in tmp_path.iterdir()] == ["policy.json"]
+
+
+def test_who_answers():
+    assert policy().decide(Signals(mean_logprob=-1.0)) == Decision("student", 0.6, 0.5)
+    assert policy(0.6).decide(Signals(mean_logprob=-1.0)).answer_by == "student"
+    between = policy().decide(Signals(mean_logprob=-2.0))
+    assert between.answer_by == "teacher"
+    assert between.confidence == pytest.approx(0.4)
+    assert policy().decide(Signals(mean_logprob=-99.0)).confidence == 0.2
+    assert policy(None).decide(Signals(mean_logprob=0.0)) == Decision("teacher", 0.9, None)
+    assert policy(0.0).decide(Signals(mean_logprob=-99.0)).answer_by == "student"
+
+
+def test_what_a_policy_goes_by_must_be_there():
+    with pytest.raises(DataError, match=r"'margin', which needs top_logprobs"):
+        policy(features=("margin",)).decide(Signals(mean_logprob=-1.0))
+    asking = policy(features=("mean_logprob", "prompt_length"), weights=(1.0, -1.0))
+    with pytest.raises(DataError, match="needs the prompt"):
+        asking.decide(Signals(mean_logprob=-1.0))
+    assert asking.decide(Signals(mean_logprob=-1.0), prompt="x").confidence == pytest.approx(0.6)
+    assert asking.confidence.needs_prompt
+    assert not policy().confidence.needs_prompt
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: p.pop("potstill_policy"), "is no policy"),
+        (lambda p: p.update(potstill_policy=2), "of version 2"),
+        (lambda p: p.pop("threshold"), "damaged policy"),
+        (lambda p: p.update(threshold=1.5), "are probabilities"),
+        (lambda p: p.update(threshold="0.5"), "no finite number"),
+        (lambda p: p["confidence"].update(points=[[0, 0.5], [0, 0.6]]), "do not rise"),
+        (lambda p: p["confidence"].update(points=[[0, 0.5], [1, 0.4]]), "do not rise"),
+        (lambda p: p["confidence"].update(points=[]), "do not rise"),
+        (lambda p: p["confidence"].update(features=["luck"]), "unknown features"),
+        (lambda p: p["confidence"].update(weights=[]), "needs a weight"),
+        (lambda p: p["promise"].update(rho=2), "rho is in"),
+        (lambda p: p["promise"].pop("kept"), "damaged policy"),
+        (lambda p: p["histogram"].update(shares=[1.0]), "one share more"),
+        (lambda p: p.update(histogram=None), "damaged policy"),
+    ],
+)
+def test_a_damaged_policy_is_refused(change, said, tmp_path: Path):
+    found = json.loads(json.dumps(policy().to_json()))
+    change(found)
+    (tmp_path / "policy.json").write_text(json.dumps(found))
+    with pytest.raises(DataError, match=said):
+        Policy.load(tmp_path / "policy.json")
+
+
+def test_files_that_hold_no_policy(tmp_path: Path):
+    with pytest.raises(DataError, match="can't be read"):
+        Policy.load(tmp_path / "policy.json")
+    (tmp_path / "policy.json").write_text("[")
+    with pytest.raises(DataError, match="not JSON"):
+        Policy.load(tmp_path / "policy.json")
+    (tmp_path / "policy.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(DataError, match="not JSON"):
+        Policy.load(tmp_path / "policy.json")
+    with pytest.raises(RunDirectoryError, match="can't write the policy"):
+        policy().save(tmp_path / "nowhere" / "policy.json")
+
+
+def test_the_alarm_is_silent_for_the_same_traffic_and_fires_for_other():
+    random = np.random.default_rng(0)
+    histogram = histogram_of(random.beta(4, 2, 2000))
+    silent = [DriftAlarm(histogram, window=300) for _ in range(100)]
+    found = [[alarm.see(float(one)) for one in random.beta(4, 2, 300)][-1] for alarm in silent]
+    assert sum(one is None or one.fires for one in found) <= 1
+    alarm = DriftAlarm(histogram, window=300)
+    drifts = [alarm.see(float(one)) for one in np.concatenate([random.beta(4, 2, 300), random.beta(2, 3, 300)])]
+    assert drifts[298] is None
+    assert drifts[299] is not None
+    assert not drifts[299].fires
+    last = drifts[-1]
+    assert last is not None
+    assert last.fires
+    assert "Kolmogorov" in last.reason
+    assert last.n == 300
+
+
+def test_the_window_forgets():
+    histogram = histogram_of(np.random.default_rng(0).random(1000))
+    alarm, alone = DriftAlarm(histogram, window=50), DriftAlarm(histogram, window=50)
+    random = np.random.default_rng(1)
+    for one in random.random(30):
+        alarm.see(float(one) / 10)
+    for one in random.random(50):
+        assert (found := alone.see(float(one))) is None or found
+        last = alarm.see(float(one))
+    assert last == found
+
+
+def test_a_histogram_of_few_different_values():
+    one = histogram_of(np.full(100, 0.7))
+    assert one == Histogram((), (1.0,), 100)
+    assert DriftAlarm(one, window=2).see(0.7) is None
+    two = histogram_of(np.array([0.2] * 30 + [0.7] * 70))
+    assert two.edges == (0.7,)
+    assert two.shares == (0.3, 0.7)

@@ -21,9 +21,10 @@ import numpy as np
 
 from potstill.data import read_documents, split_of, tokenize
 from potstill.models import faster_dtype, hold_in_, load_model, load_tokenizer
-from potstill.routing import Asked, Scored, Signals, Wanted, calibrate, certify, net_loss, thresholds_of
+from potstill.routing import betting_p_value, certify, net_loss, thresholds_of
+from potstill.routing.confidence import fit_signal, on_points
 
-RHO, DELTA = 0.97, 0.1
+RHO, DELTA, FIT = 0.97, 0.1, 0.3
 TIMES = 200
 SIZES = (100, 300, 1000, 3000)
 LENGTH, TOP = 128, 5
@@ -37,9 +38,11 @@ def drawn(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, 
     return np.clip(ours + 0.12 * random.normal(size=n), 1e-6, 1), student, teacher
 
 
-def naive(confidences: np.ndarray, student: np.ndarray, teacher: np.ndarray, thresholds: np.ndarray) -> float | None:
+def naive(
+    confidences: np.ndarray, student: np.ndarray, teacher: np.ndarray, thresholds: np.ndarray, rho: float = RHO
+) -> float | None:
     """The lowest threshold that kept the promise on the calibration queries themselves."""
-    losses = [net_loss((confidences >= one).astype(float), student, teacher, RHO).mean() for one in thresholds]
+    losses = [net_loss((confidences >= one).astype(float), student, teacher, rho).mean() for one in thresholds]
     held = [float(one) for one, loss in zip(thresholds, losses, strict=True) if loss <= 0]
     return min(held, default=None)
 
@@ -62,9 +65,17 @@ def promised(confidences: np.ndarray, student: np.ndarray, teacher: np.ndarray, 
     return certify(confidences, student, teacher, thresholds, rho=RHO, delta=DELTA).threshold
 
 
+def counting_losses_alone(
+    confidences: np.ndarray, student: np.ndarray, teacher: np.ndarray, thresholds: np.ndarray
+) -> float | None:
+    """The same, without what is won where only the student is right."""
+    return promised(confidences, np.minimum(student, teacher), teacher, thresholds)
+
+
 RULES = {
     "naive: lowest threshold that held on these queries": naive,
     "fixed sequence, z-test (large n only)": by_normal_approximation,
+    "fixed sequence, betting, losses alone": counting_losses_alone,
     "**fixed sequence, betting (what potstill does)**": promised,
 }
 
@@ -153,17 +164,6 @@ def write_rows(places: dict[str, np.ndarray], path: Path) -> None:
             file.write(json.dumps(row | {"domain": str(places["domain"][at])}) + "\n")
 
 
-def scored(at: np.ndarray, places: dict[str, np.ndarray]) -> Scored:
-    signals = tuple(
-        Signals(mean_logprob=logprob, entropy=entropy, margin=margin)
-        for logprob, entropy, margin in zip(
-            *(places[name][at].tolist() for name in ("logprob", "entropy", "margin")), strict=True
-        )
-    )
-    domains = tuple(map(str, places["domain"][at]))
-    return Scored(places["student"][at], places["teacher"][at], signals, domains, None, True, TOP, "tokens")
-
-
 def tokens(teacher: str, student: str, text: str, kept: Path, most: int, rho: float) -> None:
     """200 calibrations on real queries, each held against all others."""
     if not kept.exists():
@@ -181,31 +181,45 @@ def tokens(teacher: str, student: str, text: str, kept: Path, most: int, rho: fl
         "from, to",
         "broken",
         "kept, on all others",
-        "at random",
+        "at random, promised",
+        "broken by naive",
         "no promise",
     ]
     print(f"| {' | '.join(heads)} |\n|{' ---: |' * len(heads)}")
     for n in (300, 1000, 3000):
-        shares, kept_shares, at_random, none = [], [], [], 0
-        for time in range(TIMES):
-            order = np.random.default_rng(time).permutation(everyone)
-            found = calibrate(scored(order[:n], places), Asked("choice", "", ""), Wanted(rho, DELTA, by="mean_logprob"))
-            threshold, others = found.policy.threshold, order[n:]
-            line = found.policy.confidence.points
-            sure = np.interp(places["logprob"][others], *zip(*line, strict=True)) >= (
-                math.inf if threshold is None else threshold
-            )
-            mix = np.where(sure, places["student"][others], places["teacher"][others])
-            shares.append(sure.mean())
-            kept_shares.append(mix.mean() / places["teacher"][others].mean())
-            at_random.append(found.random_promised)
-            none += threshold is None
-        broken = np.mean(np.array(kept_shares) < rho)
+        found = [once(places, np.random.default_rng(time).permutation(everyone), n, rho) for time in range(TIMES)]
+        share, kept_share, at_random, looked_fine, is_none = np.array(found).T
         print(
-            f"| {n:,} ({found.policy.promise.n:,}) | {np.mean(shares):.1%} | {min(shares):.0%} to {max(shares):.0%} | {broken:.1%} | "
-            f"{np.mean(kept_shares):.1%} | {np.mean(at_random):.1%} | {none / TIMES:.0%} |",
+            f"| {n:,} ({n - round(n * FIT):,}) | {share.mean():.1%} | {share.min():.0%} to {share.max():.0%} | "
+            f"{(kept_share < rho).mean():.1%} | {kept_share.mean():.1%} | {at_random.mean():.1%} | "
+            f"{(looked_fine < rho).mean():.1%} | {is_none.mean():.0%} |",
             flush=True,
         )
+
+
+def once(places: dict[str, np.ndarray], order: np.ndarray, n: int, rho: float) -> tuple[float, ...]:
+    """Calibrated on the first n as `calibrate` does, held against all others: share, kept, share at random with the same promise,
+    kept by the threshold that only looked fine, whether there was no promise."""
+    student, teacher, signal = (places[name] for name in ("student", "teacher", "logprob"))
+    fitting, testing, others = order[: round(n * FIT)], order[round(n * FIT) : n], order[n:]
+    fitted = fit_signal("mean_logprob", signal[fitting], (student >= teacher)[fitting].astype(float))
+    sure = on_points(fitted.confidence, signal)
+    grid = thresholds_of(sure[fitting])
+    test = sure[testing], student[testing], teacher[testing]
+    found = certify(*test, grid, rho=rho, delta=DELTA).threshold
+
+    def kept(threshold: float | None) -> tuple[float, float]:
+        accepted = sure[others] >= (math.inf if threshold is None else threshold)
+        mix = np.where(accepted, student[others], teacher[others])
+        return float(accepted.mean()), float(mix.mean() / teacher[others].mean())
+
+    shares = np.arange(1, 51) / 50
+    tosses = [
+        betting_p_value(net_loss(np.full(len(testing), one), *test[1:], rho), rho=rho, delta=DELTA) for one in shares
+    ]
+    failed = np.array(tosses) > DELTA
+    at_random = 0.0 if failed[0] else float(shares[(failed.argmax() if failed.any() else len(shares)) - 1])
+    return *kept(found), at_random, kept(naive(*test, grid, rho))[1], float(found is None)
 
 
 def queries(text: str, out: Path, number: int) -> None:

@@ -132,6 +132,8 @@ def test_what_can_not_be_gone_by(monkeypatch):
         calibrate(queries, ASKED, Wanted(by="margin"))
     with pytest.raises(DataError, match="5 good answers"):
         calibrate(replace(queries, student=np.ones(200)), ASKED, Wanted(by="classifier"))
+    with pytest.raises(DataError, match="both need"):
+        calibrate(queries, ASKED, Wanted(fit_share=0.02))
     mixed = replace(queries, signals=(Signals(margin=0.5), *queries.signals[1:]))
     with pytest.raises(DataError, match="no signal is there for all"):
         calibrate(mixed, ASKED)

@@ -76,10 +76,6 @@ def route_queries(
     _check(answers, wanted)
     say = saying(watching)
     judge = judge_of(answers.judging, answers.how)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunDirectoryError(f"{out} can't be written: {error.strerror or error}") from error
     if answers.student is None or answers.teacher is None:
         if not is_scored(source):
             raise RecipeError(
@@ -239,6 +235,10 @@ def _write(
     found: Calibrated, out: Path, source: str, costs: Costs | None, names: tuple[str, str], wanted: Wanted
 ) -> None:
     page = routing_page(found, student=names[0], teacher=names[1], costs=costs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"{out} can't be written: {error.strerror or error}") from error
     results = {
         "source": source,
         "promise": asdict(found.policy.promise) | {"threshold": found.policy.threshold, "queries_needed": found.needed},

@@ -35,6 +35,7 @@ from potstill.types import Score
 Array = np.ndarray
 AUTO = "auto"
 _DRAWS = 1000
+_LEAST_PART = 15
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,11 @@ def calibrate(scored: Scored, asked: Asked, wanted: Wanted | None = None) -> Cal
     n = len(scored.student)
     order = np.random.default_rng(wanted.seed).permutation(n)
     fitting, testing = np.split(order, [round(wanted.fit_share * n)])
+    if min(len(fitting), len(testing)) < _LEAST_PART:
+        raise DataError(
+            f"of {n} queries {len(fitting)} would be fitted on and {len(testing)} tested on, and both need {_LEAST_PART}: give more "
+            "queries, or change --fit"
+        )
     columns = _columns(scored)
     good = (scored.student >= scored.teacher).astype(float)
     fitted, untried = _fitted({name: values[fitting] for name, values in columns.items()}, good[fitting], wanted.by)

@@ -7,7 +7,7 @@
 simulated  pairs of models made up: 200 calibrations of each size, each rule's threshold held against what is truly the case.
 tokens     queries are places in held-out text, an answer is the likeliest next token, right or not. 200 real calibrations on queries
            drawn at random, each held against all the places that it has not seen.
-queries    the beginning of a passage and four ways to go on, three of them from other passages: a JSONL of questions with choices.
+queries    five lines of held-out text and four lines that may come next, three of them from elsewhere: a JSONL with choices.
 """
 
 from __future__ import annotations
@@ -223,22 +223,21 @@ def once(places: dict[str, np.ndarray], order: np.ndarray, n: int, rho: float) -
 
 
 def queries(text: str, out: Path, number: int) -> None:
-    """A passage's first 40 words, and which four words come next."""
+    """Five lines, and which line comes next."""
     random, domain_of, pieces = np.random.default_rng(0), domains_of(text), []
     for document in read_documents(text):
         if split_of(document.key) != "held_out":
             continue
-        words = document.text.split()
-        for start in range(0, len(words) - 44, 80):
-            pieces.append((domain_of.get(document.key, "other"), words[start : start + 44]))
+        lines = [line.rstrip() for line in document.text.split("\n") if len(line.strip()) >= 12]
+        for start in range(0, len(lines) - 5, 12):
+            pieces.append((domain_of.get(document.key, "other"), lines[start : start + 6]))
     random.shuffle(pieces)
     with out.open("w", encoding="utf-8") as file:
-        for place, (domain, words) in enumerate(pieces[:number]):
-            others = {" ".join(pieces[(place + step) % len(pieces)][1][40:]) for step in (1, 2, 3)}
-            right = " ".join(words[40:])
-            choices = [right, *sorted(others - {right})]
+        for place, (domain, lines) in enumerate(pieces[:number]):
+            others = {pieces[(place + step) % len(pieces)][1][5] for step in (1, 2, 3)}
+            choices = [lines[5], *sorted(others - {lines[5]})]
             random.shuffle(choices)
-            row = {"prompt": " ".join(words[:40]), "choices": choices, "answer": right, "domain": domain}
+            row = {"prompt": "\n".join(lines[:5]) + "\n", "choices": choices, "answer": lines[5], "domain": domain}
             file.write(json.dumps(row) + "\n")
     print(f"{min(number, len(pieces)):,} of {len(pieces):,} passages -> {out}")
 

@@ -123,7 +123,8 @@ def marked(teacher: str, student: str, text: str, most: int) -> dict[str, np.nda
     import torch
 
     tokenizer = load_tokenizer(teacher)
-    corpus = tokenize(read_documents(text, tokenizer=tokenizer), tokenizer).part("held_out", held_out=0.1)
+    held_out = (one for one in read_documents(text, tokenizer=tokenizer) if split_of(one.key) == "held_out")
+    corpus = tokenize(held_out, tokenizer)
     order = np.random.default_rng(0).permutation(len(corpus))
     domain_of, rows, domains, total = domains_of(text), [], [], 0
     for document in order:
@@ -186,7 +187,7 @@ def tokens(teacher: str, student: str, text: str, kept: Path, most: int, rho: fl
         "no promise",
     ]
     print(f"| {' | '.join(heads)} |\n|{' ---: |' * len(heads)}")
-    for n in (300, 1000, 3000):
+    for n in (one for one in (300, 1000, 3000) if one <= len(everyone) / 2):
         found = [once(places, np.random.default_rng(time).permutation(everyone), n, rho) for time in range(TIMES)]
         share, kept_share, at_random, looked_fine, is_none = np.array(found).T
         print(

@@ -172,7 +172,8 @@ def _answerer(model: str, queries: tuple[Query, ...], answers: Answers, say: Cal
         {"answering": "choice"} if choices else {"answering": "written", "new_tokens": answers.new_tokens}
     )
     if _is_server(model):
-        return _server(model, answers, sampling, asked)
+        is_chat = answers.is_chat or not isinstance(queries[0].prompt.sent, str)
+        return _server(model, answers, sampling, asked, is_chat=is_chat)
     from potstill.models import faster_dtype, hold_in_, load_model, load_tokenizer, on_this_device, task_of, this_device
 
     say(f"loading {model}")
@@ -194,10 +195,10 @@ def _is_server(model: str) -> bool:
     return model.startswith(("http://", "https://"))
 
 
-def _server(model: str, answers: Answers, sampling: Sampling, asked: dict[str, object]) -> Answerer:
+def _server(model: str, answers: Answers, sampling: Sampling, asked: dict[str, object], *, is_chat: bool) -> Answerer:
     url, _, name = model.partition("#")
     key = None if answers.key_from is None else os.environ[answers.key_from].strip()
-    endpoint = "chat" if answers.is_chat else "completions"
+    endpoint = "chat" if is_chat else "completions"
     asking = Asking(name, sampling, endpoint, TOP_LOGPROBS)
     # Not where it is: a server that is started again elsewhere goes on with the same journal.
     identity = {"model": name, "endpoint": endpoint, "top_logprobs": TOP_LOGPROBS, **asked}

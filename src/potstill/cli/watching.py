@@ -72,12 +72,16 @@ class Watching:
         if step.written is not None:
             figures += f"  wrote {step.written.length:.0f} a text, {step.written.ended:.0%} ended"
         if arm.name not in self._tasks:
-            self._tasks[arm.name] = self._progress.add_task(IN_WORDS[arm.name], total=arm.steps, figures="")
+            self._tasks[arm.name] = self._progress.add_task(
+                IN_WORDS.get(arm.name, arm.name), total=arm.steps, figures=""
+            )
         self._progress.update(self._tasks[arm.name], completed=step.index, figures=figures)
         is_last = step.index == arm.steps
         if not self.console.is_terminal and (is_last or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES):
             self._last_line = time.monotonic()
             left = (arm.steps - step.index) * step.seconds
-            self.console.print(f"{IN_WORDS[arm.name]}: step {step.index}/{arm.steps}  {figures}  {left:.0f} s left")
+            self.console.print(
+                f"{IN_WORDS.get(arm.name, arm.name)}: step {step.index}/{arm.steps}  {figures}  {left:.0f} s left"
+            )
         elif is_last:
-            self.console.print(f"[green]✓[/green] {IN_WORDS[arm.name]}: {arm.steps} steps, {figures}")
+            self.console.print(f"[green]✓[/green] {IN_WORDS.get(arm.name, arm.name)}: {arm.steps} steps, {figures}")

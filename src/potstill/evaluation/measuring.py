@@ -121,7 +121,7 @@ def measure(
     sums |= {name: np.zeros((len(corpus), NUM_BINS)) for name in ("confidence", "right", "count")}
     device = device_of(model)
     with evaluating(model), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for batch in _batches(task, corpus, length, rows, masking):
+        for batch in batches_in_order(task, corpus, length, rows, masking):
             batch = batch.to(device)
             targets = None if teacher is None else _dense(teacher.label(batch))
             states = hidden_states(model, batch, size=size)
@@ -155,7 +155,10 @@ def measure_teacher(
     return Measurement(**{"kl": nothing, "agreements": nothing, **sums})
 
 
-def _batches(task: Task, corpus: TokenCorpus, length: int, rows: int, masking: Masking | None) -> Iterator[Batch]:
+def batches_in_order(
+    task: Task, corpus: TokenCorpus, length: int, rows: int, masking: Masking | None
+) -> Iterator[Batch]:
+    """One pass over the corpus as models of this kind are measured on it."""
     match task:
         case "causal":
             return ordered_batches(corpus, length=length, rows=rows)

@@ -97,26 +97,34 @@ def _values(measurement: Measurement, metric: str) -> Array:
         )
     units = _units(measurement)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        return _FORMULAS[metric](units, _draws(len(units)))
+        return _FORMULAS[metric](units, resampled(len(units)))
 
 
 def _units(measurement: Measurement) -> Measurement:
     """What is drawn: each document with a prediction in it, or, where these are very many, groups of them."""
-    documents = np.flatnonzero(measurement.tokens)
+    unit = units_of(measurement.tokens)
+    return Measurement(**{field.name: summed(getattr(measurement, field.name), unit) for field in fields(Measurement)})
+
+
+def units_of(tokens: Array) -> NDArray[np.int64]:
+    """The number of the unit that each document is drawn in, -1 for one without a prediction; DataError where all are."""
+    documents = np.flatnonzero(tokens)
     if len(documents) == 0:
         raise DataError("no document has a prediction that counts, so there is nothing to score")
-    groups = np.arange(len(documents)) % _MOST_UNITS
+    unit = np.full(len(tokens), -1)
+    unit[documents] = np.arange(len(documents)) % _MOST_UNITS
+    return unit
 
-    def summed(sums: Array) -> Array:
-        into = np.zeros((groups.max() + 1, *sums.shape[1:]))
-        np.add.at(into, groups, sums[documents])
-        return into
 
-    return Measurement(**{field.name: summed(getattr(measurement, field.name)) for field in fields(Measurement)})
+def summed(sums: Array, unit: NDArray[np.int64]) -> Array:
+    """Sums over documents [documents, ...] as sums over units [units, ...]."""
+    into = np.zeros((unit.max() + 1, *sums.shape[1:]))
+    np.add.at(into, unit[unit >= 0], sums[unit >= 0])
+    return into
 
 
 @lru_cache(maxsize=1)
-def _draws(units: int) -> Array:
+def resampled(units: int) -> Array:
     """[1 + draws, units]: how often each unit counts; the first row is the text as it is."""
     counts = np.random.default_rng(_SEED).multinomial(units, np.full(units, 1 / units), size=_DRAWS)
     draws = np.concatenate([np.ones((1, units)), counts.astype(np.float64)])
@@ -125,7 +133,11 @@ def _draws(units: int) -> Array:
 
 
 def _score(metric: str, values: Array, measurement: Measurement) -> Score:
-    n = int(np.count_nonzero(measurement.tokens))
+    return interval_of(metric, values, int(np.count_nonzero(measurement.tokens)))
+
+
+def interval_of(metric: str, values: Array, n: int) -> Score:
+    """The first of these values with the 95 % interval of the others, its draws over n documents."""
     with np.errstate(invalid="ignore"):
         low, high = np.percentile(values[1:], [2.5, 97.5]) if n > 1 else (np.nan, np.nan)
     return Score(metric, float(values[0]), float(low), float(high), n)

@@ -9,6 +9,7 @@ linear in p may use it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,7 @@ from potstill.types import DenseTargets, Head, Labels, MixedTargets, SoftTargets
 
 # Stands for log 0: exp(LOG_ZERO) is 0 in every floating point type, and 0 * LOG_ZERO is 0 where 0 * -inf would be NaN.
 LOG_ZERO = -1e4
+_FEW_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,23 @@ def in_dtype(targets: SoftTargets, dtype: torch.dtype) -> SoftTargets:
     if isinstance(targets, MixedTargets):
         return replace(targets, parts=tuple(_in_dtype(part, dtype) for part in targets.parts))
     return _in_dtype(targets, dtype)
+
+
+def logits_of(targets: SoftTargets, temperature: float) -> Iterator[Float[Tensor, "rows tokens"]]:
+    """Of whole distributions, a few rows at a time: logits whose softmax at this temperature they are.
+
+    LossError for listed tokens, of whose rest nothing is known.
+    """
+    targets = settled(targets, temperature)
+    if isinstance(targets, SparseTargets):
+        raise LossError("a few listed tokens are not the whole distribution: ask a live teacher")
+    for start in range(0, num_rows(targets), _FEW_ROWS):
+        some = rows_of(targets, start, start + _FEW_ROWS)
+        if isinstance(some, DenseTargets):
+            yield some.head.logits(some.rows)
+        else:
+            assert isinstance(some, MixedTargets)
+            yield mixed_logits(some, temperature)
 
 
 def num_rows(targets: SoftTargets) -> int:

@@ -28,6 +28,7 @@ translated.py [teacher.translation]: a teacher of another tokenizer
 text.py      [data] -> the tokenised text, learned and held out
 labelling.py a recipe -> what `potstill label` does
 job.py       a whole recipe -> a job in its run directory, everything checked
+information.py a recipe -> the learning curves that tell what its soft labels are worth
 writing.py   what a recipe for `potstill write` can say
 written.py   from it prompts, writer and selection, everything checked
 searching.py a recipe whose student is searched -> the search in its run directory
@@ -44,6 +45,7 @@ from potstill.recipe.build import (
 )
 from potstill.recipe.decode import decode, load_recipe
 from potstill.recipe.demo import demo_recipe
+from potstill.recipe.information import BuiltEfficiency, build_efficiency, check_has_curves
 from potstill.recipe.job import BuiltJob, build_job, shared_tokenizer, tokenizer_of
 from potstill.recipe.labelling import build_labelling, labels_folder
 from potstill.recipe.schema import Recipe
@@ -54,12 +56,14 @@ from potstill.recipe.writing import WritingRecipe
 from potstill.recipe.written import BuiltWriting, build_writing, load_writing
 
 __all__ = [
+    "BuiltEfficiency",
     "BuiltJob",
     "BuiltWriting",
     "Recipe",
     "StarterRecipe",
     "WritingRecipe",
     "build_batches",
+    "build_efficiency",
     "build_job",
     "build_labelling",
     "build_measure",
@@ -68,6 +72,7 @@ __all__ = [
     "build_shape",
     "build_student",
     "build_writing",
+    "check_has_curves",
     "decode",
     "demo_recipe",
     "json_schema",

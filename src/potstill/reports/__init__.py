@@ -7,6 +7,7 @@ In: a `Page`, which is text and numbers. Out: one HTML file with everything insi
 
 page.py          the nouns: Page, Card, Table, Chart, IntervalChart, Scatter, MarkedText, Strip, Code
 distillation.py  the page of a distillation run: from its scores and steps to a Page
+label_worth.py   the page of learning curves: what soft labels are worth, and their picture
 compression.py   the page of a search for the smallest student, from the files in its folder
 routing.py       the page of a calibration: what may be promised of a student and its teacher
 costs.py         what a model takes to run, what labels hold
@@ -22,6 +23,7 @@ heat_map.py      importance scores as a picture (PNG)
 
 from potstill.reports.heat_map import draw_importance
 from potstill.reports.html import render, write_report
+from potstill.reports.label_worth import label_worth_page, write_picture
 from potstill.reports.page import (
     Card,
     Cell,
@@ -34,6 +36,7 @@ from potstill.reports.page import (
     Page,
     Row,
     Scatter,
+    Span,
     Spot,
     Strip,
     Table,
@@ -54,13 +57,16 @@ __all__ = [
     "Page",
     "Row",
     "Scatter",
+    "Span",
     "Spot",
     "Strip",
     "Table",
     "Token",
     "draw_importance",
+    "label_worth_page",
     "number_cell",
     "render",
     "share_cell",
+    "write_picture",
     "write_report",
 ]

@@ -21,23 +21,30 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from potstill.reports.page import Chart, Curve, Interval, IntervalChart, Scatter
+from potstill.reports.page import Chart, Curve, Interval, IntervalChart, Scatter, Span
 
 _INK, _MUTED, _LINE, _ACCENT = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _ACCENT: "--accent"}
+# Of a file by itself: those of page.css.
+_SCHEMES = (
+    {"--ink": "#23201d", "--muted": "#726a62", "--line": "#e6e1da", "--accent": "#a84a16", "--ground": "#ffffff"},
+    {"--ink": "#ece7e1", "--muted": "#a0968c", "--line": "#38332e", "--accent": "#ee9a5f", "--ground": "#171513"},
+)
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
+_MARKS = ("o", "s", "^", "D")
 _SHAPES = {"o": "●", "s": "■", "^": "▲", "x": "×", "D": "◆"}
 _MOST_POINTS = 160
+_FEW_POINTS = 12
 _INCHES = (6.2, 3.3)
 _FONT_SIZE = 10.5
 
 
-def svg(chart: Chart | IntervalChart | Scatter, *, prefix: str) -> str:
-    """The chart as an <svg> element to stand in HTML; ids begin with `prefix`, unique in the page."""
+def svg(chart: Chart | IntervalChart | Scatter, *, prefix: str, names: bool = False) -> str:
+    """The chart as an <svg> element to stand in HTML; ids begin with `prefix`, unique in the page. `names`: of the curves, inside it."""
     with _drawing():
         match chart:
             case Chart():
-                figure = _curves(chart)
+                figure = _curves(chart, names=names)
             case IntervalChart():
                 figure = _intervals(chart)
             case Scatter():
@@ -45,6 +52,17 @@ def svg(chart: Chart | IntervalChart | Scatter, *, prefix: str) -> str:
         buffer = StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _embedded(buffer.getvalue(), in_words(chart), prefix)
+
+
+def svg_file(chart: Chart | IntervalChart | Scatter) -> str:
+    """The chart as a file by itself, in a light and a dark scheme, with the names of its curves."""
+    light, dark = (";".join(f"{name}:{value}" for name, value in scheme.items()) for scheme in _SCHEMES)
+    style = (
+        f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}text{{font-family:system-ui,sans-serif}}</style>"
+        '<rect width="100%" height="100%" style="fill:var(--ground)"/>'
+    )
+    opening, _, rest = svg(chart, prefix="chart", names=True).partition(">")
+    return f'{opening} xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{style}{rest}\n'
 
 
 def legend(chart: Chart | IntervalChart | Scatter) -> str:
@@ -77,7 +95,9 @@ def in_words(chart: Chart | IntervalChart | Scatter) -> str:
                 for curve in curves
                 if len(curve.y)
             ]
-            return f"{chart.title}. {chart.y_label} over {chart.x_label}: {'; '.join(parts) or 'no points'}."
+            spans = [f" {one.label} at {_short(one.y)}." for one in chart.spans]
+            level = "" if chart.level is None else f" {chart.level_name}: {_short(chart.level)}."
+            return f"{chart.title}. {chart.y_label} over {chart.x_label}: {'; '.join(parts) or 'no points'}.{''.join(spans)}{level}"
         case IntervalChart(intervals=intervals):
             parts = [f"{i.name} {_short(i.value)} ({_short(i.low)} to {_short(i.high)})" for i in intervals]
             return f"{chart.title}. {chart.x_label}: {'; '.join(parts) or 'no values'}."
@@ -116,14 +136,20 @@ def _styled(curves: Sequence[Curve]) -> list[tuple[Curve, tuple[float, ...]]]:
     return [(curve, () if curve.is_highlighted else _DASHES[next(others) % len(_DASHES)]) for curve in curves]
 
 
+def _mark(dashes: tuple[float, ...]) -> str:
+    return _MARKS[_DASHES.index(dashes)]
+
+
 def _key(curve: Curve, dashes: tuple[float, ...]) -> str:
+    if len(curve.x) == 1:
+        return f"<li>{_SHAPES[_mark(dashes)]} {escape(curve.label)}</li>"
     variable, width = ("--accent", 2.5) if curve.is_highlighted else ("--muted", 1.6)
     style = f"stroke: var({variable}); stroke-width: {width}; stroke-dasharray: {' '.join(map(str, dashes)) or 'none'}"
     line = f'<svg viewBox="0 0 26 4" aria-hidden="true"><path d="M0 2H26" style="{style}"/></svg>'
     return f"<li>{line}{escape(curve.label)}</li>"
 
 
-def _curves(chart: Chart) -> Figure:
+def _curves(chart: Chart, *, names: bool) -> Figure:
     figure = Figure(figsize=_INCHES, layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -131,11 +157,43 @@ def _curves(chart: Chart) -> Figure:
         axes.set_yscale("log")
     for curve, dashes in sorted(_styled(chart.curves), key=lambda styled: styled[0].is_highlighted):
         _draw(axes, curve, dashes, is_logarithmic=chart.is_logarithmic)
+    for span in chart.spans:
+        _draw_span(axes, span)
+    if chart.level is not None:
+        _draw_level(axes, chart.level, chart.level_name)
     _dress(axes, chart.x_label)
     axes.set_title(_cut(chart.y_label, 70), loc="left", color=_MUTED, fontsize=_FONT_SIZE, pad=10)
     axes.grid(axis="y", color=_LINE, linewidth=0.6)
-    axes.margins(x=0.01)
+    axes.margins(x=0.04 if chart.is_x_logarithmic else 0.01)
+    if chart.is_x_logarithmic:
+        sizes = sorted({float(size) for curve in chart.curves for size in curve.x})
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [_short(float(f"{size:.2g}")) for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+    if names:
+        axes.legend(frameon=False, labelcolor=_MUTED, fontsize=_FONT_SIZE - 1, handlelength=2.6)
     return figure
+
+
+def _draw_span(axes: Axes, span: Span) -> None:
+    ends = {"arrowstyle": "<->", "color": _INK, "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (span.x_to, span.y), (span.x_from, span.y), arrowprops=ends)
+    axes.annotate(
+        span.label,
+        # Nearer to the curve that needs less: falling curves leave the most room there.
+        (span.x_from ** (2 / 3) * span.x_to ** (1 / 3), span.y),
+        (0, 4),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        color=_INK,
+    )
+
+
+def _draw_level(axes: Axes, level: float, name: str) -> None:
+    axes.axhline(level, color=_INK, linewidth=1, dashes=(5, 3), zorder=0)
+    where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(name, (0.0, level), (4, 4), color=_INK, **where)
 
 
 def _draw(axes: Axes, curve: Curve, dashes: tuple[float, ...], *, is_logarithmic: bool) -> None:
@@ -148,13 +206,16 @@ def _draw(axes: Axes, curve: Curve, dashes: tuple[float, ...], *, is_logarithmic
         low, high = (np.array([function(y[group]) for group in groups]) for function in (np.min, np.max))
         x, y = (np.array([values[group].mean() for group in groups]) for values in (x, y))
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    elif len(curve.low):
-        low, high = (np.asarray(edge, dtype=float)[is_drawable] for edge in (curve.low, curve.high))
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     width = 2.0 if curve.is_highlighted else 1.3
-    (line,) = axes.plot(x, y, color=colour, linewidth=width, solid_capstyle="round")
+    (line,) = axes.plot(x, y, color=colour, linewidth=width, solid_capstyle="round", label=curve.label)
+    if len(curve.low):
+        low, high = (np.asarray(bound, dtype=float)[is_drawable] for bound in (curve.low, curve.high))
+        axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
+    if len(x) == 1 or len(curve.low) and len(x) <= _FEW_POINTS:
+        line.set_marker(_mark(dashes))
     if len(x) == 1:
-        line.set_marker("o")
+        line.set_linestyle("none")
+        return
     if dashes:
         line.set_dashes(dashes)
 
@@ -204,15 +265,7 @@ def _scatter(chart: Scatter) -> Figure:
                 one.label, (one.x, one.y), (7, 5), textcoords="offset points", color=colour, fontsize=_FONT_SIZE - 1
             )
     if chart.level is not None:
-        axes.axhline(chart.level, color=_INK, linewidth=1, dashes=(5, 3), zorder=0)
-        axes.annotate(
-            chart.level_name,
-            (0.0, chart.level),
-            (4, 4),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            color=_INK,
-        )
+        _draw_level(axes, chart.level, chart.level_name)
     _dress(axes, chart.x_label)
     axes.set_title(_cut(chart.y_label, 70), loc="left", color=_MUTED, fontsize=_FONT_SIZE, pad=10)
     axes.grid(axis="y", color=_LINE, linewidth=0.6)

@@ -48,7 +48,7 @@ class Table:
 class Curve:
     """Points joined in the order of x. Of many points, means over neighbours are drawn, with their range behind.
 
-    `low` and `high` are the edges of a band around few points, both or none.
+    low, high  the interval of each point, both or none: a band around few points, each of which is marked
     """
 
     label: str
@@ -60,8 +60,18 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A distance along x between two curves, at the height y, with what it comes to in words."""
+
+    y: float
+    x_from: float
+    x_to: float
+    label: str
+
+
+@dataclass(frozen=True)
 class Chart:
-    """Curves over one pair of axes; units belong into the labels."""
+    """Curves over one pair of axes; units belong into the labels. `is_logarithmic` is of y; `level` a line that they are held against."""
 
     title: str
     x_label: str
@@ -69,6 +79,10 @@ class Chart:
     curves: Sequence[Curve]
     note: str = ""
     is_logarithmic: bool = False
+    is_x_logarithmic: bool = False
+    spans: Sequence[Span] = ()
+    level: float | None = None
+    level_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
     routed.py      RoutedTeacher                               several, each for its own documents
     averaged.py    AveragedTeacher                             the average of the student's own past
     smoothing.py   SmoothingTeacher                            knows the text alone, and is as unsure as a teacher: a control
+    controls.py    ArgmaxTeacher, PermutedTeacher, PartTeacher  a teacher of whom something was taken; who marks a part of a text
     fake.py        FakeTeacher                                 a test double: depends on the last token read only
     vocabulary.py  shared_predictions, check_chat_rendering    do teacher and student mean the same by a token, a class, a chat?
 """
 
 from potstill.teachers.averaged import AveragedTeacher
+from potstill.teachers.controls import ArgmaxTeacher, PartTeacher, PermutedTeacher
 from potstill.teachers.fake import FakeTeacher
 from potstill.teachers.live import LiveTeacher
 from potstill.teachers.mixture import MixtureTeacher
@@ -31,11 +33,14 @@ from potstill.teachers.translated import Coverage, TranslatedTeacher
 from potstill.teachers.vocabulary import check_chat_rendering, shared_predictions, shared_vocabulary
 
 __all__ = [
+    "ArgmaxTeacher",
     "AveragedTeacher",
     "Coverage",
     "FakeTeacher",
     "LiveTeacher",
     "MixtureTeacher",
+    "PartTeacher",
+    "PermutedTeacher",
     "RememberingTeacher",
     "RoutedTeacher",
     "SmoothingTeacher",

@@ -10,11 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from potstill.errors import LossError
-from potstill.losses.mixing import mixed_logits, settled
-from potstill.losses.support import rows_of
+from potstill.losses.support import logits_of
 from potstill.types import Batch, DenseTargets, Head, MixedTargets, SoftTargets, SparseTargets
-
-_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -53,17 +50,8 @@ def smoothing_of_entropy(entropy: float, num_tokens: int) -> float:
 
 def entropies(targets: SoftTargets, temperature: float = 1.0) -> Float[Tensor, " predictions"]:
     """Of whole distributions, in nats; LossError for listed tokens, whose rest says nothing of itself."""
-    targets = settled(targets, temperature)
-    if isinstance(targets, SparseTargets):
-        raise LossError("the entropy of a few listed tokens is not known: ask a live teacher")
-    count, found = len(targets.rows if isinstance(targets, DenseTargets) else targets.weights), []
-    for start in range(0, count, _CHUNK):
-        some = rows_of(targets, start, start + _CHUNK)
-        if isinstance(some, DenseTargets):
-            logits = some.head.logits(some.rows)
-        else:
-            assert isinstance(some, MixedTargets)
-            logits = mixed_logits(some, temperature)
+    found = []
+    for logits in logits_of(targets, temperature):
         log_p = (logits / temperature).log_softmax(-1)
         found.append(-(log_p.exp() * log_p).sum(-1))
     return torch.cat(found) if found else torch.zeros(0)

@@ -96,8 +96,7 @@ def in_words(chart: Chart | IntervalChart | Scatter) -> str:
                 if len(curve.y)
             ]
             spans = [f" {one.label} at {_short(one.y)}." for one in chart.spans]
-            level = "" if chart.level is None else f" {chart.level_name}: {_short(chart.level)}."
-            return f"{chart.title}. {chart.y_label} over {chart.x_label}: {'; '.join(parts) or 'no points'}.{''.join(spans)}{level}"
+            return f"{chart.title}. {chart.y_label} over {chart.x_label}: {'; '.join(parts) or 'no points'}.{''.join(spans)}"
         case IntervalChart(intervals=intervals):
             parts = [f"{i.name} {_short(i.value)} ({_short(i.low)} to {_short(i.high)})" for i in intervals]
             return f"{chart.title}. {chart.x_label}: {'; '.join(parts) or 'no values'}."
@@ -159,8 +158,6 @@ def _curves(chart: Chart, *, names: bool) -> Figure:
         _draw(axes, curve, dashes, is_logarithmic=chart.is_logarithmic)
     for span in chart.spans:
         _draw_span(axes, span)
-    if chart.level is not None:
-        _draw_level(axes, chart.level, chart.level_name)
     _dress(axes, chart.x_label)
     axes.set_title(_cut(chart.y_label, 70), loc="left", color=_MUTED, fontsize=_FONT_SIZE, pad=10)
     axes.grid(axis="y", color=_LINE, linewidth=0.6)
@@ -188,12 +185,6 @@ def _draw_span(axes: Axes, span: Span) -> None:
         va="bottom",
         color=_INK,
     )
-
-
-def _draw_level(axes: Axes, level: float, name: str) -> None:
-    axes.axhline(level, color=_INK, linewidth=1, dashes=(5, 3), zorder=0)
-    where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes.annotate(name, (0.0, level), (4, 4), color=_INK, **where)
 
 
 def _draw(axes: Axes, curve: Curve, dashes: tuple[float, ...], *, is_logarithmic: bool) -> None:
@@ -265,7 +256,15 @@ def _scatter(chart: Scatter) -> Figure:
                 one.label, (one.x, one.y), (7, 5), textcoords="offset points", color=colour, fontsize=_FONT_SIZE - 1
             )
     if chart.level is not None:
-        _draw_level(axes, chart.level, chart.level_name)
+        axes.axhline(chart.level, color=_INK, linewidth=1, dashes=(5, 3), zorder=0)
+        axes.annotate(
+            chart.level_name,
+            (0.0, chart.level),
+            (4, 4),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            color=_INK,
+        )
     _dress(axes, chart.x_label)
     axes.set_title(_cut(chart.y_label, 70), loc="left", color=_MUTED, fontsize=_FONT_SIZE, pad=10)
     axes.grid(axis="y", color=_LINE, linewidth=0.6)

@@ -71,7 +71,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves over one pair of axes; units belong into the labels. `is_logarithmic` is of y; `level` a line that they are held against."""
+    """Curves over one pair of axes; units belong into the labels. `is_logarithmic` is of y."""
 
     title: str
     x_label: str
@@ -81,8 +81,6 @@ class Chart:
     is_logarithmic: bool = False
     is_x_logarithmic: bool = False
     spans: Sequence[Span] = ()
-    level: float | None = None
-    level_name: str = ""
 
 
 @dataclass(frozen=True)

@@ -138,11 +138,10 @@ def _print_worth(worth: LabelWorth, console: Console) -> None:
         f"[dim]teacher {worth.teacher['nats_per_token'].value:.3f} nats, {worth.teacher['accuracy'].value:.1%}; means over {worth.seeds} "
         f"seeds, held out {worth.teacher['accuracy'].n} documents; in brackets 95 % intervals over seeds and documents[/dim]\n"
     )
-    held = worth.held
+    held, gap = worth.held, worth.held["gap_bits"]
     console.print(
-        f"labels   hide {held['entropy_bits'].value:.2f} bits a token each, of which {held['gap_bits'].value:+.2f} "
-        f"({held['gap_bits'].low:+.2f} to {held['gap_bits'].high:+.2f}) are the teacher's error of calibration; take out "
-        f"{held['noise'].value:.2f} of gradient noise"
+        f"labels   hide {held['entropy_bits'].value:.2f} bits a token (entropy); the teacher's surprise minus that is {gap.value:+.2f} "
+        f"({gap.low:+.2f} to {gap.high:+.2f}): above 0 is invented. They take {held['noise'].value:.2f} of noise out of the gradient"
     )
     least, most = (worth.equivalents[place].value for place in (0, -1))
     console.print(

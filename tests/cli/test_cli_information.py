@@ -80,7 +80,7 @@ def test_encoders_have_learning_curves(workshop: Workshop, task: str):
     result = workshop.run(*words)
     assert result.exit_code == 0, result.output
     found = json.loads((workshop.path / "runs" / "encoder-information" / "information.json").read_text())
-    assert found["policy"].startswith("each is read 1 times")
+    assert found["policy"].startswith("each is read once")
     assert found["sizes"][0]["steps"] < found["sizes"][1]["steps"]
     if task == "classes":
         assert found["sizes"][1]["tokens"] == pytest.approx(found["sizes"][1]["documents"])

@@ -75,7 +75,8 @@ def policy_of(recipe: Recipe) -> str:
     """How long each size is learned from, in words."""
     training = recipe.training
     if training.epochs is not None:
-        return f"each is read {training.epochs:g} times, so a larger part takes more steps"
+        times = "once" if training.epochs == 1 else f"{training.epochs:g} times"
+        return f"each is read {times}, so a larger part takes more steps"
     return "each is learned from for as many steps as the others, so a smaller part is read more often"
 
 
@@ -136,7 +137,7 @@ def _print_worth(worth: LabelWorth, console: Console) -> None:
     console.print(table)
     console.print(
         f"[dim]teacher {worth.teacher['nats_per_token'].value:.3f} nats, {worth.teacher['accuracy'].value:.1%}; means over {worth.seeds} "
-        f"seeds, held out {worth.teacher['accuracy'].n} documents; in brackets 95 % intervals over seeds and documents[/dim]\n"
+        f"seed{'s' * (worth.seeds > 1)}, held out {worth.teacher['accuracy'].n} documents; in brackets 95 % intervals over seeds and documents[/dim]\n"
     )
     held, gap = worth.held, worth.held["gap_bits"]
     console.print(

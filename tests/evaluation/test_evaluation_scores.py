@@ -85,7 +85,7 @@ def test_calibration_errors_of_bins_do_not_cancel():
 
 def test_a_score_is_the_same_every_time(found):
     before = [score(found, metric) for metric in METRICS]
-    scores._draws.cache_clear()
+    scores.resampled.cache_clear()
     np.random.seed(3)
     assert [score(found, metric) for metric in METRICS] == before
 
@@ -225,7 +225,7 @@ def test_a_hundred_thousand_documents_take_seconds_and_little_memory():
     started = time.perf_counter()
     assert score(found, "accuracy").n == 100_000
     assert time.perf_counter() - started < 20
-    assert scores._draws(scores._MOST_UNITS).nbytes < 70e6
+    assert scores.resampled(scores._MOST_UNITS).nbytes < 70e6
 
 
 @pytest.mark.filterwarnings("error")

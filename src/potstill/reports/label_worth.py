@@ -26,8 +26,9 @@ def label_worth_page(name: str, worth: LabelWorth, *, policy: str, recipe: str, 
         tables=(_curve_table(worth), _multiplier_table(worth), _control_table(worth), _held_table(worth)),
         curves=(curve_chart(worth),),
         notes=(
-            f"Parts of the text are whole documents, each part in all larger ones; {policy}. Means over {worth.seeds} seed{'s' * (worth.seeds > 1)}, each with "
-            "documents, order and (where it begins fresh) student of its own; all labels of a seed and size learn from the same text.",
+            f"Parts of the text are whole documents, each part in all larger ones; {policy}. Means over "
+            f"{worth.seeds} seed{'s' * (worth.seeds > 1)}, each with documents, order and (where it begins fresh) student of its own; all "
+            "labels of a seed and size learn from the same text.",
             f"Intervals are 95 %, from 2,000 draws of seeds and of {documents} held-out documents, the same for all labels. With few seeds "
             "they are rather too narrow.",
             "Between two sizes a curve is straight over the logarithm of the tokens; beyond the last size nothing is said but “more than”.",

@@ -76,6 +76,8 @@ def check_has_curves(recipe: Recipe) -> None:
         "teacher.translation": recipe.teacher.translation,
         "teacher.correction": recipe.teacher.correction,
         "teacher.average": recipe.teacher.average,
+        "teacher.gate": recipe.teacher.gate,
+        "loss.annealing": recipe.loss.annealing,
         "teacher.mixture of stored labels": (recipe.teacher.kind == "stored" and recipe.teacher.mixture) or None,
         **dict.fromkeys(recipe.loss.features, True),
     }

@@ -21,7 +21,7 @@ from potstill.errors import DataError, RunDirectoryError
 from potstill.evaluation import LabelInformation, LearningCurve, Measurement, label_information, measure
 from potstill.losses import HARD_LABELS, ForwardKL, SoftLabelLoss
 from potstill.models import on_this_device
-from potstill.runs.distillation import ArmStep, Event, Measured, Stage
+from potstill.runs.events import ArmStep, Event, Measured, Stage
 from potstill.runs.folder import RunFolder, line_of
 from potstill.runs.job import Arm, Job
 from potstill.runs.smoothing import smoothing_teacher

@@ -34,7 +34,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from potstill.data import PackedBatches, TokenCorpus, read_documents, tokenize
 from potstill.evaluation import Measurement, measure
 from potstill.losses import ForwardKL, SoftLabelLoss
-from potstill.models import faster_dtype, head_of, load_model, load_tokenizer
+from potstill.models import faster_dtype, head_of, load_model, load_tokenizer, save_model
 from potstill.soft_labels import Sampled, Store, begin_store, label
 from potstill.students import (
     Importance,
@@ -200,6 +200,10 @@ def run(wanted: argparse.Namespace, out: Path) -> dict:
             seconds = 0.0 if arm.by == "untouched" else learned(arm, seed, student, marks, learn, wanted)
             sums = kept(measure(student, held_out, length=LENGTH, teacher=beside))
             found["arms"][key] = sums | {"seconds": seconds, "sizes": asdict(sizes_of(student))}
+            if wanted.keep and arm.by != "untouched":
+                save_model(
+                    student, tokenizer, folder.with_name(f"{folder.name}-students") / key.replace("/", ", seed ")
+                )
             out.write_text(json.dumps(found), "utf-8")
             (HERE / f"prune_ladder_{wanted.name}.md").write_text(page(found, wanted), "utf-8")
             mean = np.sum(sums["nll"]) / np.sum(sums["tokens"])
@@ -274,6 +278,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--arms", type=int, default=99, help="the first so many")
     parser.add_argument("--name", help="of the page; the teacher's if left out")
+    parser.add_argument("--keep", action="store_true", help="the students too, in runs/")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--random-rate", type=float, default=1e-3)

@@ -202,7 +202,7 @@ def _draw(axes: Axes, curve: Curve, dashes: tuple[float, ...], *, is_logarithmic
     if len(curve.low):
         low, high = (np.asarray(bound, dtype=float)[is_drawable] for bound in (curve.low, curve.high))
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-    if len(x) == 1 or len(curve.low) and len(x) <= _FEW_POINTS:
+    if len(x) == 1 or (len(curve.low) and len(x) <= _FEW_POINTS):
         line.set_marker(_mark(dashes))
     if len(x) == 1:
         line.set_linestyle("none")

@@ -1,0 +1,6 @@
+"""The tiny models live beside the tests of the room `models`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))

@@ -6,7 +6,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from potstill.errors import ModelError
 from potstill.export import bytes_of, group_of, learning_through_, rounded, save_packed
-from potstill.export.int4 import codes, on_grid, packed, quantisable
+from potstill.export.grid import codes, on_grid
+from potstill.export.int4 import packed, quantisable
 from potstill.models import load_model, load_tokenizer
 
 
@@ -25,7 +26,26 @@ def test_codes_are_the_nearest_on_the_grid() -> None:
     assert torch.equal(q.long(), nearest)
     assert q.min() >= -8
     assert q.max() <= 7
-    assert ((on_grid(weight, 32) - weight).abs() <= scales.repeat_interleave(32, 1) * 0.55).all()
+
+
+def test_the_largest_weight_of_a_group_keeps_its_value() -> None:
+    """Whatever its sign, as far as a scale of bfloat16 can; and the error is less than with the largest half a step outside."""
+    weight = torch.randn(40, 64, generator=torch.Generator().manual_seed(0))
+    parts, ours = weight.unflatten(-1, (-1, 32)), on_grid(weight, 32).unflatten(-1, (-1, 32))
+    where = parts.abs().argmax(-1, keepdim=True)
+    torch.testing.assert_close(ours.gather(-1, where), parts.gather(-1, where), rtol=2**-8, atol=0)
+    plain = (2 * parts.abs().amax(-1, keepdim=True) / 15).bfloat16().float()
+    theirs = plain * (parts / plain).round().clamp(-8, 7)
+    assert (ours - parts).square().sum() < (theirs - parts).square().sum()
+
+
+def test_what_lies_on_the_grid_stays() -> None:
+    scales = torch.rand(6, 2, 1, generator=torch.Generator().manual_seed(0)).bfloat16().float()
+    q = torch.randint(-7, 8, (6, 2, 32), generator=torch.Generator().manual_seed(1))
+    q[..., 0] = -8
+    weight = (scales * q).flatten(-2)
+    assert torch.equal(on_grid(weight, 32), weight)
+    assert torch.equal(on_grid(torch.zeros(2, 32), 32), torch.zeros(2, 32))
 
 
 def test_packed_words_hold_the_codes() -> None:
@@ -83,3 +103,20 @@ def test_what_has_no_groups_is_refused() -> None:
     )
     with pytest.raises(ModelError, match="inputs of 20, 36"):
         group_of(LlamaForCausalLM(config))
+
+
+def test_eight_bits_are_loaded_by_transformers_too(model, tmp_path) -> None:
+    save_packed(model, load_tokenizer("pocket"), tmp_path / "int8", bits=8)
+    loaded, ours = load_model(tmp_path / "int8"), rounded(model, bits=8)
+    inputs = torch.randint(1000, (2, 24), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        loaded(inputs)
+        for name, layer in quantisable(ours):
+            assert torch.equal(layer.weight.bfloat16(), loaded.get_submodule(name).weight.bfloat16())
+    size = (tmp_path / "int8" / "model.safetensors").stat().st_size
+    assert bytes_of(model, group_of(model), bits=8) == pytest.approx(size, rel=0.01)
+
+
+def test_a_group_that_does_not_divide_is_refused(model, tmp_path) -> None:
+    with pytest.raises(ModelError, match="groups of 96 don't divide the 256 inputs of .*q_proj.* are of 128"):
+        save_packed(model, load_tokenizer("pocket"), tmp_path / "int4", 96)

@@ -4,11 +4,12 @@ A user's mistake ends with one message and exit code 2, an interruption with 130
 
 app.py       the verbs put together, and what a failure looks like
 demo.py compress.py distill.py write.py label.py inspect.py import_labels.py export_labels.py prune.py check.py preview.py evaluate.py
-information.py route.py report.py recipes.py   one verb each
+information.py route.py export.py report.py recipes.py   one verb each
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
 staging.py   a run made of runs, from beginning to end
 compressing.py  a search from beginning to end
+exporting.py writing for an engine, measuring there
 climbers.py  what a person sees of a search
 writing.py   writing with a person watching
 learning.py  learning curves with a person watching

@@ -16,6 +16,7 @@ from potstill.cli import (
     demo,
     distill,
     evaluate,
+    export,
     export_labels,
     import_labels,
     information,
@@ -117,6 +118,7 @@ _VERBS = (
     preview.preview,
     evaluate.evaluate,
     route.route,
+    export.export,
     report.report,
     recipes.recipes,
 )

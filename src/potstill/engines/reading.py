@@ -50,8 +50,11 @@ class EngineTeacher:
 
 def log_probabilities(server: LlamaServer, ids: Sequence[int], size: int) -> NDArray[np.float64]:
     """[size]: the log-probabilities of the next token after these, as the engine itself says."""
-    asked = {"prompt": list(ids), "n_predict": 1, "n_probs": size, "temperature": 0.0, "cache_prompt": True}
-    [found] = server.ask("/completion", asked)["completion_probabilities"]
+    # Nothing is said where the token that is drawn ends the text or a part of a character: it is made to draw a letter, which changes
+    # what is drawn and not what is said of it.
+    letter = tokens_of(server, "a")[-1]
+    asked = {"prompt": list(ids), "n_predict": 1, "n_probs": size, "temperature": 0.0, "logit_bias": [[letter, 1e4]]}
+    [found] = server.ask("/completion", {**asked, "cache_prompt": True})["completion_probabilities"]
     said = np.full(size, -np.inf)
     for one in found["top_logprobs"]:
         said[one["id"]] = one["logprob"]

@@ -1,15 +1,34 @@
 """Small on disk, loadable elsewhere.
 
-In: a student. Out: the same with weights of four bits, to be measured, learned through, or packed for transformers and vLLM.
+In: a student. Out: the same with weights of four or eight bits, to be measured, learned through, or packed for transformers and vLLM;
+or a GGUF file for llama.cpp, Ollama and LM Studio.
 
     group = group_of(student)
     print(measure(rounded(student, group), held_out, length=512))
     save_packed(student, tokenizer, Path("student-int4"), group)
+    save_gguf(student, tokenizer, Path("student.gguf"), "q8_0")
 
-int4.py  round to nearest on compressed-tensors' grid; learning through it; packing
-hub.py   a folder to the Hugging Face hub
+grid.py        a weight as codes and scales
+int4.py        a model on that grid; learning through it; packing for compressed-tensors
+gguf_file.py   a student as a GGUF file; what such a file holds
+families.py    settings and tensors of a family as llama.cpp names and orders them
+vocabulary.py  a tokenizer as llama.cpp reads it
+blocks.py      weights as GGUF's blocks of bytes
+folder.py      an export's page, Modelfile, sizes by part and lines to copy
+hub.py         a folder to the Hugging Face hub
 """
 
+from potstill.export.blocks import GgufKind, kind_named
+from potstill.export.gguf_file import save_gguf
 from potstill.export.int4 import bytes_of, group_of, learning_through_, rounded, save_packed
 
-__all__ = ["bytes_of", "group_of", "learning_through_", "rounded", "save_packed"]
+__all__ = [
+    "GgufKind",
+    "bytes_of",
+    "group_of",
+    "kind_named",
+    "learning_through_",
+    "rounded",
+    "save_gguf",
+    "save_packed",
+]

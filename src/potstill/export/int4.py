@@ -1,10 +1,7 @@
-"""Weights of four bits on the grid of compressed-tensors: symmetric, one scale for `group` inputs of an output, rounded to nearest.
+"""Weights of four or eight bits as compressed-tensors reads them: `grid`, with scales in bfloat16.
 
-    w ~ scale * q,  q in -8 ... 7,  scale = 2 max|w| / 15 in bfloat16
-
-The scale is that of compressed-tensors: the largest weight lies half a step outside. The same grid rounds a model for measuring
-(`rounded`), is learned through (`learning_through_`), and is packed for vLLM and transformers (`save_packed`).
-Embeddings, head and norms stay as they are.
+The same grid rounds a model for measuring (`rounded`), is learned through (`learning_through_`), and is packed for vLLM and
+transformers (`save_packed`). Embeddings, head and norms stay as they are.
 """
 
 from __future__ import annotations
@@ -16,18 +13,19 @@ from copy import deepcopy
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.errors import ModelError
+from potstill.export.grid import codes, on_grid
 from potstill.models import layers_path, save_model
 
 # Kernels of inference engines know the first three; the others are for widths that 32 doesn't divide.
 _GROUPS = (128, 64, 32, 16, 8)
-_LOWEST, _HIGHEST = -8, 7
+_WORD = 32
 
 
 def group_of(model: PreTrainedModel) -> int:
@@ -40,6 +38,19 @@ def group_of(model: PreTrainedModel) -> int:
     raise ModelError(f"four-bit weights go in groups of at least 8 inputs, and {type(model).__name__} has {what}")
 
 
+def checked_group(model: PreTrainedModel, group: int | None) -> int:
+    """The group itself, or the model's own where none is given. ModelError for one that doesn't divide the inputs of every layer."""
+    if group is None:
+        return group_of(model)
+    for name, layer in quantisable(model):
+        if group < 8 or group % 8 or layer.in_features % group:
+            raise ModelError(
+                f"groups of {group} don't divide the {layer.in_features} inputs of {name}: "
+                f"the largest that divide all are of {group_of(model)}"
+            )
+    return group
+
+
 def quantisable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
     """The linear layers inside the model's layers, by name."""
     path = layers_path(model)
@@ -48,29 +59,13 @@ def quantisable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
             yield f"{path}.{name}", module
 
 
-def codes(
-    weight: Float[Tensor, "outputs inputs"], group: int
-) -> tuple[Int[Tensor, "outputs inputs"], Float[Tensor, "outputs groups"]]:
-    """(q, scales) of a weight."""
-    parts = weight.detach().float().unflatten(-1, (-1, group))
-    scales = (2 * parts.abs().amax(-1) / (_HIGHEST - _LOWEST)).to(torch.bfloat16).float()
-    scales = scales.clamp_min(torch.finfo(torch.bfloat16).tiny)
-    return (parts / scales[..., None]).round().clamp(_LOWEST, _HIGHEST).flatten(-2).to(torch.int8), scales
-
-
-def on_grid(weight: Float[Tensor, "outputs inputs"], group: int) -> Float[Tensor, "outputs inputs"]:
-    """The weight as it will be: scale times q."""
-    q, scales = codes(weight, group)
-    return (q.float().unflatten(-1, (-1, group)) * scales[..., None]).flatten(-2).to(weight.dtype)
-
-
-def rounded(model: PreTrainedModel, group: int | None = None) -> PreTrainedModel:
+def rounded(model: PreTrainedModel, group: int | None = None, *, bits: int = 4) -> PreTrainedModel:
     """A copy of the model whose linear layers have weights on the grid."""
     group = group or group_of(model)
     copy = deepcopy(model)
     with torch.no_grad():
         for _, layer in quantisable(copy):
-            layer.weight.copy_(on_grid(layer.weight, group))
+            layer.weight.copy_(on_grid(layer.weight, group, bits=bits))
     return copy
 
 
@@ -100,29 +95,34 @@ def learning_through_(model: PreTrainedModel, group: int | None = None) -> Itera
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
-def bytes_of(model: PreTrainedModel, group: int) -> int:
-    """Of the packed weights: half a byte each and a scale a group where there are four bits, two bytes each elsewhere."""
-    four = sum(layer.weight.numel() for _, layer in quantisable(model))
-    rest = sum(parameter.numel() for parameter in model.parameters()) - four
-    return four // 2 + 2 * (four // group) + 2 * rest
+def bytes_of(model: PreTrainedModel, group: int, *, bits: int = 4) -> int:
+    """Of the packed weights: so many bits each and a scale a group in the layers, two bytes each elsewhere."""
+    few = sum(layer.weight.numel() for _, layer in quantisable(model))
+    rest = sum(parameter.numel() for parameter in model.parameters()) - few
+    return bits * few // 8 + 2 * (few // group) + 2 * rest
 
 
 def save_packed(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, group: int | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    group: int | None = None,
+    *,
+    bits: int = 4,
 ) -> None:
-    """Write the model, rounded, as compressed-tensors reads it (`pack-quantized`): transformers and vLLM load it.
+    """Write the model, rounded to four or eight bits, as compressed-tensors reads it (`pack-quantized`): transformers and vLLM load it.
 
     Give the model itself, not a rounded one: rounding what is rounded finds other scales.
     """
-    group = group or group_of(model)
+    group = checked_group(model, group)
     save_model(model, tokenizer, folder)
     tensors, layers = {}, {name for name, _ in quantisable(model)}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
         if name.removesuffix(".weight") in layers:
-            q, scales = codes(tensor, group)
+            q, scales = codes(tensor, group, bits=bits)
             layer = name.removesuffix(".weight")
-            tensors[f"{layer}.weight_packed"] = packed(q)
+            tensors[f"{layer}.weight_packed"] = packed(q, bits)
             tensors[f"{layer}.weight_scale"] = scales.to(torch.bfloat16)
             tensors[f"{layer}.weight_shape"] = torch.tensor(tensor.shape, dtype=torch.int64)
         elif tensor.data_ptr() not in seen:  # tied ones once
@@ -132,7 +132,7 @@ def save_packed(
         old.unlink()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
+    weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
     config["quantization_config"] = {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
@@ -144,8 +144,8 @@ def save_packed(
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def packed(q: Int[Tensor, "outputs inputs"]) -> Int[Tensor, "outputs words"]:
-    """Eight codes an int32, each plus 8, the first in the lowest bits."""
-    shifts = 4 * torch.arange(8, dtype=torch.int64)
-    words = ((q.to(torch.int64) + 8).unflatten(-1, (-1, 8)) << shifts).sum(-1)
+def packed(q: Int[Tensor, "outputs inputs"], bits: int = 4) -> Int[Tensor, "outputs words"]:
+    """As many codes as fit into an int32, each plus half its range, the first in the lowest bits."""
+    shifts = bits * torch.arange(_WORD // bits, dtype=torch.int64)
+    words = ((q.to(torch.int64) + 2 ** (bits - 1)).unflatten(-1, (-1, _WORD // bits)) << shifts).sum(-1)
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)

@@ -24,6 +24,7 @@ folder.py        RunFolder: what lies where, written whole or not at all, of one
 scores.py        RunScores: the models side by side, with sizes and speeds; score_model for `potstill evaluate`
 fingerprints.py  what a run is of, and the manifest: versions, machine
 held_out.py      which held-out text is scored: many documents rather than long ones
+exporting.py     a student written for an engine, measured there, called good or not
 estimate.py      memory and time beforehand
 tracking.py      steps to tensorboard, wandb or trackio, through Accelerate
 """

@@ -1,0 +1,206 @@
+"""What `export` does: find the student and its text, write, measure, judge, and leave a page and a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from potstill.data import TokenCorpus, read_documents, tokenize
+from potstill.errors import DataError, ModelError, RecipeError, RunDirectoryError
+from potstill.evaluation import score
+from potstill.evaluation.measuring import written_whole
+from potstill.export.blocks import kind_named
+from potstill.export.folder import PARTS, modelfile, page, run_lines
+from potstill.models import check_context, load_model, load_tokenizer, task_of
+from potstill.recipe import load_recipe, read_corpus
+from potstill.runs import held_out_sample, manifest
+from potstill.runs.exporting import (
+    MOST_KL,
+    Format,
+    Judged,
+    Rescored,
+    RunBar,
+    Wanted,
+    judge_export,
+    measure_alone,
+    rescore,
+    write_export,
+)
+
+_FORMATS: tuple[Format, ...] = ("int4", "int8", "gguf", "huggingface")
+_METRICS = {"kl_to_teacher": "KL, nats", "agreement": "same first choice", "perplexity": "perplexity"}
+
+
+def wanted_of(to: str, kind: str, group: int | None, most_kl: float) -> Wanted:
+    """What the options ask for. RecipeError for a format that there isn't, or an option that another format has."""
+    found = next((one for one in _FORMATS if one == to), None)
+    if found is None:
+        raise RecipeError(f"--to is one of {', '.join(_FORMATS)}, found {to!r}")
+    if group is not None and found not in ("int4", "int8"):
+        raise RecipeError(f"--group is of int4 and int8: {to} has none to choose")
+    return Wanted(found, kind_named(kind), group, most_kl)
+
+
+def export_and_measure(
+    source: str,
+    wanted: Wanted,
+    console: Console,
+    *,
+    data: str | None,
+    tokens: int,
+    length: int,
+    threads: int | None,
+    out: Path | None,
+) -> bool:
+    """Whether what was written is good. Raises a PotstillError for what can't be written, read or measured."""
+    run = Path(source).expanduser() if (Path(source).expanduser() / "student" / "config.json").exists() else None
+    name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
+    folder = out or (run / f"export-{wanted.name}" if run else Path(f"{name.removesuffix('.gguf')}-{wanted.name}"))
+    _check_is_free(folder, wanted)
+    place = str(run / "student") if run else source
+    tokenizer, model = load_tokenizer(place), load_model(place)
+    if task_of(model) != "causal":
+        raise ModelError(f"{place} doesn't write text: only language models that do are exported")
+    check_context(model, length)
+    corpus = held_out_sample(_text(run, data, tokenizer), tokens, length)
+    console.print(f"[dim]writing {escape(str(folder))} …[/dim]")
+    weights = write_export(model, tokenizer, folder, wanted, name=name.removesuffix(".gguf"))
+    console.print(f"[dim]measuring it on {len(corpus)} documents …[/dim]")
+    alone = measure_alone(model, corpus, length=length)
+    found = rescore(model, tokenizer, weights, wanted, corpus, length=length, alone=alone, threads=threads)
+    judged = judge_export(wanted, found, _bars(run))
+    facts = facts_of(wanted, found, judged, source=source, name=name)
+    lines = _leave_page(folder, weights, model, wanted, facts)
+    _print(wanted, found, judged, console)
+    for engine, line in lines.items():
+        console.print(f"{engine:<13}{escape(line)}", soft_wrap=True)
+    console.print(f"page         [bold]{escape(str(folder / 'README.md'))}[/bold]")
+    return judged.good
+
+
+def facts_of(wanted: Wanted, found: Rescored, judged: Judged, *, source: str, name: str) -> dict[str, object]:
+    """export.json: plain dictionaries."""
+    scores = {
+        "KL to the student, nats": score(found.export, "kl_to_teacher").value,
+        "same first choice as the student": score(found.export, "agreement").value,
+        "perplexity": score(found.export, "perplexity").value,
+        "perplexity of the student": score(found.student, "perplexity").value,
+    }
+    if found.engine_kl is not None:
+        scores["KL by the engine's own probabilities, at a few places"] = max(0.0, found.engine_kl)
+    return {
+        "name": name,
+        "source": source,
+        "format": f"GGUF {wanted.kind}" if wanted.format == "gguf" else wanted.format,
+        "engine": found.engine,
+        "good": judged.good,
+        "why": judged.why,
+        "bars": [{"bar": text, "value": value} for text, value in judged.bars],
+        "most_kl": MOST_KL.get(wanted.name, wanted.most_kl),
+        "predictions": int(found.export.tokens.sum()),
+        "documents": len(found.export),
+        "scores": scores,
+        "bytes": {part: found.bytes[part] for part in PARTS if part in found.bytes},
+        "types": dict(found.types),
+        "speeds": {one: asdict(speed) for one, speed in found.speeds.items()},
+    }
+
+
+def _check_is_free(folder: Path, wanted: Wanted) -> None:
+    """RunDirectoryError where a GGUF export would land among other things."""
+    if folder.is_file():
+        raise RunDirectoryError(f"{folder} is a file: choose another folder (--out)")
+    if wanted.format != "gguf" or not folder.is_dir() or (folder / "export.json").exists():
+        return
+    if (stranger := next((one.name for one in sorted(folder.iterdir())), None)) is not None:
+        raise RunDirectoryError(
+            f"{folder} holds something that is no export ({stranger}): choose another folder (--out)"
+        )
+
+
+def _text(run: Path | None, data: str | None, tokenizer: PreTrainedTokenizerBase) -> TokenCorpus:
+    """What is measured on: the text asked for, or what the run held out."""
+    if data is not None:
+        found = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer)
+    elif run is not None and (run / "recipe.toml").exists():
+        table = load_recipe(run / "recipe.toml").data
+        kept = run / "tokens"
+        corpus = TokenCorpus.load(kept) if (kept / "corpus.json").exists() else read_corpus(table, tokenizer)
+        found = corpus.part("held_out", held_out=table.held_out, search=table.search)
+    else:
+        raise DataError(
+            "say on what text the export is to be measured (--data): file, folder, dataset or standard-library"
+        )
+    if len(found) == 0:
+        raise DataError("there is no text to measure the export on: give some with --data")
+    return found
+
+
+def _bars(run: Path | None) -> tuple[RunBar, ...]:
+    """Those of the run, where `potstill compress` set some."""
+    if run is None or not (run / "scores.json").exists():
+        return ()
+    found = json.loads((run / "scores.json").read_text("utf-8"))
+    if not found.get("bars"):
+        return ()
+    names = ("metric", "least", "absolute", "value")
+    return tuple(RunBar(one["bar"], *(one[name] for name in names)) for one in found["verdicts"])
+
+
+def _leave_page(
+    folder: Path, weights: Path, model: PreTrainedModel, wanted: Wanted, facts: Mapping[str, object]
+) -> dict[str, str]:
+    context = min(2048, getattr(model.config, "max_position_embeddings", 2048))
+    here = Path(weights.name) if wanted.format == "gguf" else Path()
+    card = folder / "README.md"
+    text = page(facts, run_lines(wanted.format, Path(), here, context=context))
+    if wanted.format == "gguf":
+        _write(folder / "Modelfile", modelfile(weights, context=context))
+    _write(card, text)
+    _write(folder / "export.json", json.dumps({**facts, "manifest": manifest({})}, indent=2, default=str) + "\n")
+    return run_lines(wanted.format, folder, weights, context=context)
+
+
+def _write(path: Path, text: str) -> None:
+    with written_whole(path) as part:
+        part.write_text(text, "utf-8")
+
+
+def _print(wanted: Wanted, found: Rescored, judged: Judged, console: Console) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("", "MB", *_METRICS.values(), "reads, tokens/s", "writes, tokens/s"):
+        table.add_column(title, justify="right" if title else "left")
+    for who, measured in (("student", found.student), ("export", found.export)):
+        speed = found.speeds[who]
+        size = "" if who == "student" else f"{sum(found.bytes.values()) / 1e6:,.1f}"
+        table.add_row(
+            "student, torch" if who == "student" else f"{wanted.name}, {found.engine}",
+            size,
+            f"{score(measured, 'kl_to_teacher').value:.5f}",
+            f"{score(measured, 'agreement').value:.1%}",
+            f"{score(measured, 'perplexity').value:.3f}",
+            f"{speed.prefill_tokens_per_second:,.0f}",
+            "–" if speed.decode_tokens_per_second is None else f"{speed.decode_tokens_per_second:,.0f}",
+        )
+    console.print()
+    console.print(table)
+    parts = ", ".join(f"{part} {found.bytes[part] / 1e6:,.2f} MB" for part in PARTS if part in found.bytes)
+    types = ", ".join(f"{number} {name}" for name, number in found.types.items())
+    console.print(f"\nweights      {parts}" + (f"; tensors: {types}" if types else ""))
+    if found.engine_kl is not None:
+        console.print(f"engine       its own probabilities at a few places: KL {max(0.0, found.engine_kl):.5f} nats")
+    for text, value in judged.bars:
+        console.print(f"bar          {escape(text)}: {'not judged by this text' if value is None else f'{value:.4g}'}")
+    verdict = (
+        "[bold green]good[/]: near enough to the student"
+        if judged.good
+        else f"[bold yellow]not good[/]: {escape(judged.why)}"
+    )
+    console.print(f"verdict      {verdict}")

@@ -1,0 +1,128 @@
+"""A GGUF file runs in llama.cpp and says what the model says; what can't be written is refused, with the reason."""
+
+import numpy as np
+import pytest
+import torch
+from small_tokenizers import TEXTS, byte_level, pieces
+from tiny_models import FAMILIES, GROUPED, SLIDING, byte_tokenizer, tiny_model
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from potstill.engines import LlamaServer, log_probabilities, tokens_of
+from potstill.errors import MissingExtraError, ModelError
+from potstill.export import kind_named, save_gguf
+from potstill.export.blocks import stored, values_of
+from potstill.export.gguf_file import bytes_in, head_in, types_in
+from potstill.export.grid import codes
+from potstill.models import load_model, load_tokenizer
+
+TOKENS = 320
+SIZED = GROUPED | {"vocab_size": TOKENS}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+CASES = {
+    "llama": SIZED | {"tie_word_embeddings": False},
+    "llama biased": SIZED | {"attention_bias": True, "mlp_bias": True, "head_dim": 16},
+    "llama of 3.1": SIZED | {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": 32}},
+    "llama stretched": SIZED | {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+    "mistral": SIZED | {"sliding_window": 32},
+    "qwen2": SIZED | {"tie_word_embeddings": True},
+    "qwen3": SIZED | {"head_dim": 16},
+    "gemma3_text": SIZED | SLIDING | {"head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16},
+    "gpt2": FAMILIES["gpt2"] | {"vocab_size": TOKENS},
+}
+IDS = torch.randint(TOKENS, (30,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_family_says_what_it_says_in_torch(case, tmp_path):
+    model = tiny_model(case.split()[0], settings=CASES[case], spread=10.0)
+    save_gguf(model, byte_level(), tmp_path / "tiny.gguf", "f16")
+    with torch.no_grad():
+        ours = model(torch.tensor([IDS])).logits[0, -1].double().log_softmax(-1).numpy()
+    with LlamaServer(tmp_path / "tiny.gguf", context=32, threads=1) as server:
+        theirs = log_probabilities(server, IDS, TOKENS)
+    assert abs((np.exp(ours) * (ours - theirs)).sum()) < 1e-4
+    assert np.abs(ours - theirs).max() < 0.05
+    assert ours.max() - ours.min() > 3  # not flat: order and signs matter
+
+
+@pytest.mark.parametrize("rule", ["gpt-2", "smollm", "llama-bpe", "qwen2"])
+def test_text_is_cut_by_the_tokenizers_own_rule(rule, tmp_path):
+    tokenizer = byte_level(rule, begins=rule == "gpt-2")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    save_gguf(tiny_model("llama", settings=SIZED), tokenizer, tmp_path / "tiny.gguf", "f16")
+    with LlamaServer(tmp_path / "tiny.gguf", context=32, threads=1) as server:
+        for text in TEXTS:
+            assert tokens_of(server, text) == tokenizer(text, add_special_tokens=False).input_ids
+            assert tokens_of(server, text, special=True) == tokenizer(text).input_ids
+    loaded = load_tokenizer(tmp_path / "tiny.gguf")
+    assert loaded.chat_template == tokenizer.chat_template
+    assert loaded.eos_token_id == tokenizer.eos_token_id
+
+
+def test_pieces_are_joined_as_sentencepiece_joins_them(tmp_path):
+    tokenizer = pieces()
+    settings = SIZED | {"vocab_size": len(tokenizer) + 3}  # and rows that no token has
+    save_gguf(tiny_model("llama", settings=settings), tokenizer, tmp_path / "tiny.gguf", "f16")
+    with LlamaServer(tmp_path / "tiny.gguf", context=32, threads=1) as server:
+        for text in TEXTS:
+            assert tokens_of(server, text, special=True) == tokenizer(text).input_ids
+
+
+def test_four_bits_are_read_as_they_were_rounded():
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    one = stored("blk.0.ffn_up.weight", weight, "q4_0")
+    q, scales = codes(weight, 32, dtype=torch.float16)
+    assert torch.equal(values_of(one), (q.float().unflatten(-1, (2, 32)) * scales[..., None]).flatten(-2))
+    assert one.data.nbytes == 6 * 2 * 18
+
+
+def test_what_blocks_do_not_divide_stays_in_sixteen_bits(tmp_path):
+    """Rows of 48 beside rows of 32; embedding and head of eight bits; vectors whole."""
+    model = tiny_model("llama", settings=SIZED | {"tie_word_embeddings": False})
+    save_gguf(model, byte_level(), tmp_path / "tiny.gguf", "q4_0")
+    assert types_in(tmp_path / "tiny.gguf") == {"Q8_0": 2, "Q4_0": 4 * 6, "F16": 4, "F32": 9}
+    sizes = bytes_in(tmp_path / "tiny.gguf")
+    assert sizes["embedding"] == sizes["head"] == TOKENS * 34
+    assert sum(sizes.values()) < (tmp_path / "tiny.gguf").stat().st_size
+    head = head_in(tmp_path / "tiny.gguf", model, TOKENS)
+    torch.testing.assert_close(head.weight, model.lm_head.weight.detach(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q4_1", "q4_0"])
+def test_each_type_is_as_near_as_its_bits(kind, tmp_path):
+    model = tiny_model("llama", settings=SIZED | {"hidden_size": 64, "intermediate_size": 96}, spread=10.0)
+    save_gguf(model, byte_level(), tmp_path / "tiny.gguf", kind)
+    again = load_model(tmp_path / "tiny.gguf")
+    most = {"f16": 1e-3, "bf16": 8e-3, "q8_0": 1e-2, "q4_1": 0.15, "q4_0": 0.15}[kind]
+    for name, weight in model.state_dict().items():
+        theirs = again.state_dict()[name]
+        assert ((theirs - weight).norm() / weight.norm()) < most
+
+
+def test_what_cannot_be_said_is_refused(tmp_path, monkeypatch):
+    llama, path = tiny_model("llama", settings=SIZED), tmp_path / "no.gguf"
+    with pytest.raises(ModelError, match="OPTForCausalLM can't be written as GGUF: potstill knows how for llama"):
+        save_gguf(tiny_model("opt"), byte_level(), path, "f16")
+    scaled = CASES["gemma3_text"] | {"query_pre_attn_scalar": 8}
+    with pytest.raises(ModelError, match="query_pre_attn_scalar"):
+        save_gguf(tiny_model("gemma3_text", settings=scaled), byte_level(), path, "f16")
+    with pytest.raises(ModelError, match="without merges"):
+        save_gguf(llama, byte_tokenizer(), path, "f16")
+    with pytest.raises(ModelError, match="type WordLevel"):
+        words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
+        save_gguf(llama, words, path, "f16")
+    with pytest.raises(ModelError, match=r"no rule here .* \(Split, ByteLevel\)"):
+        save_gguf(llama, byte_level(r"\w+|\W+"), path, "f16")
+    with pytest.raises(ModelError, match="330 tokens and the model 320"):
+        save_gguf(llama, byte_level(size=330), path, "f16")
+    llama.model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(torch.zeros(40, 32))
+    with pytest.raises(ModelError, match=r"layers of different sizes .*layers.1.mlp.up_proj.weight \[40, 32\]"):
+        save_gguf(llama, byte_level(), path, "f16")
+    with pytest.raises(ModelError, match="llama-quantize"):
+        kind_named("Q4_K_M")
+    assert kind_named("Q8_0") == "q8_0"
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r"potstill\[llama\]"):
+        save_gguf(llama, byte_level(), path, "f16")

@@ -109,8 +109,8 @@ def test_what_cannot_be_said_is_refused(tmp_path, monkeypatch):
         save_gguf(tiny_model("gemma3_text", settings=scaled), byte_level(), path, "f16")
     with pytest.raises(ModelError, match="without merges"):
         save_gguf(llama, byte_tokenizer(), path, "f16")
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
     with pytest.raises(ModelError, match="type WordLevel"):
-        words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
         save_gguf(llama, words, path, "f16")
     with pytest.raises(ModelError, match=r"no rule here .* \(Split, ByteLevel\)"):
         save_gguf(llama, byte_level(r"\w+|\W+"), path, "f16")

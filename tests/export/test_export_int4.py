@@ -118,5 +118,5 @@ def test_eight_bits_are_loaded_by_transformers_too(model, tmp_path) -> None:
 
 
 def test_a_group_that_does_not_divide_is_refused(model, tmp_path) -> None:
-    with pytest.raises(ModelError, match="groups of 96 don't divide the 256 inputs of .*q_proj.* are of 128"):
+    with pytest.raises(ModelError, match=r"groups of 96 don't divide the 256 inputs of .*q_proj.* are of 128"):
         save_packed(model, load_tokenizer("pocket"), tmp_path / "int4", 96)

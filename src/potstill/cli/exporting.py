@@ -34,13 +34,13 @@ from potstill.runs.exporting import (
     write_export,
 )
 
-_FORMATS: tuple[Format, ...] = ("int4", "int8", "gguf", "huggingface")
+_FORMATS: dict[str, Format] = {"int4": "int4", "int8": "int8", "gguf": "gguf", "huggingface": "huggingface"}
 _METRICS = {"kl_to_teacher": "KL, nats", "agreement": "same first choice", "perplexity": "perplexity"}
 
 
 def wanted_of(to: str, kind: str, group: int | None, most_kl: float) -> Wanted:
     """What the options ask for. RecipeError for a format that there isn't, or an option that another format has."""
-    found = next((one for one in _FORMATS if one == to), None)
+    found = _FORMATS.get(to)
     if found is None:
         raise RecipeError(f"--to is one of {', '.join(_FORMATS)}, found {to!r}")
     if group is not None and found not in ("int4", "int8"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import struct
 from collections import Counter
 from collections.abc import Mapping
@@ -49,17 +50,20 @@ def modelfile(gguf: Path, *, context: int) -> str:
 
 def run_lines(to: str, folder: Path, weights: Path, *, context: int) -> dict[str, str]:
     """By engine, the line that runs the export."""
+    place, file = shlex.quote(str(folder)), shlex.quote(str(weights))
     if to == "gguf":
-        name = weights.stem.lower()
+        name = shlex.quote(weights.stem.lower())
         return {
-            "llama.cpp": f"llama-server -m {weights} -c {context} --jinja",
-            "Ollama": f"cd {folder} && ollama create {name} -f Modelfile && ollama run {name}",
-            "LM Studio": f"lms import {weights}",
+            "llama.cpp": f"llama-server -m {file} -c {context} --jinja",
+            "Ollama": f"cd {place} && ollama create {name} -f Modelfile && ollama run {name}",
+            "LM Studio": f"lms import {file}",
         }
-    load = f"AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+    load = (
+        f"from transformers import AutoModelForCausalLM; model = AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+    )
     return {
-        "vLLM": f"vllm serve {folder} --max-model-len {context}",
-        "transformers": f'python -c "from transformers import AutoModelForCausalLM; model = {load}"',
+        "vLLM": f"vllm serve {place} --max-model-len {context}",
+        "transformers": f"python -ic {shlex.quote(load)}",
     }
 
 

@@ -33,5 +33,4 @@ def on_grid(weight: Float[Tensor, "outputs inputs"], group: int, *, bits: int = 
 def _held(scales: Tensor, dtype: torch.dtype) -> Tensor:
     """As numbers of this dtype, none of them 0."""
     kept = scales.to(dtype).float()
-    tiny = torch.finfo(dtype).tiny
-    return torch.where(kept.abs() < tiny, torch.full_like(kept, tiny), kept)
+    return torch.where(kept == 0, torch.full_like(kept, torch.finfo(dtype).tiny), kept)

@@ -120,3 +120,20 @@ def test_eight_bits_are_loaded_by_transformers_too(model, tmp_path) -> None:
 def test_a_group_that_does_not_divide_is_refused(model, tmp_path) -> None:
     with pytest.raises(ModelError, match=r"groups of 96 don't divide the 256 inputs of .*q_proj.* are of 128"):
         save_packed(model, load_tokenizer("pocket"), tmp_path / "int4", 96)
+
+
+def test_learning_computes_exactly_what_the_export_says(model, tmp_path) -> None:
+    """Not one bit between the logits that are learned through and those of the file, where the rest is of bfloat16 already."""
+    student = rounded(model, 32)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter)).copy_(parameter.bfloat16().float())
+    ids = torch.arange(40)[None]
+    save_packed(student, load_tokenizer("pocket"), tmp_path / "packed", 32)
+    packed_model = load_model(tmp_path / "packed")
+    with torch.no_grad():
+        packed_model(ids)  # unpacks
+        with learning_through_(student, 32):
+            ours = student(ids).logits
+        assert torch.equal(packed_model(ids).logits, ours)

@@ -20,11 +20,12 @@ hub.py         a folder to the Hugging Face hub
 
 from potstill.export.blocks import GgufKind, kind_named
 from potstill.export.gguf_file import save_gguf
-from potstill.export.int4 import bytes_of, group_of, learning_through_, rounded, save_packed
+from potstill.export.int4 import bytes_of, checked_group, group_of, learning_through_, rounded, save_packed
 
 __all__ = [
     "GgufKind",
     "bytes_of",
+    "checked_group",
     "group_of",
     "kind_named",
     "learning_through_",

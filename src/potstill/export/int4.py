@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -69,16 +70,29 @@ def rounded(model: PreTrainedModel, group: int | None = None, *, bits: int = 4) 
     return copy
 
 
-class _StraightThrough(nn.Module):
-    """On the grid going forward, untouched going backward (Bengio et al. 2013, arXiv:1308.3432)."""
+class _Rounding(torch.autograd.Function):
+    """On the grid going forward, untouched going backward (Bengio et al. 2013, arXiv:1308.3432). The sum weight + (grid - weight) would be
+    off the grid by its rounding."""
 
+    @staticmethod
+    def forward(ctx: FunctionCtx, weight: Tensor, group: int) -> Tensor:
+        return on_grid(weight, group)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+class _StraightThrough(nn.Module):
     def __init__(self, group: int) -> None:
         super().__init__()
         self.group = group
 
     def forward(self, weight: Tensor) -> Tensor:
         """The weight on the grid."""
-        return weight + (on_grid(weight, self.group) - weight).detach()
+        found = _Rounding.apply(weight, self.group)
+        assert isinstance(found, Tensor)
+        return found
 
 
 @contextmanager

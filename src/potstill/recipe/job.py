@@ -18,6 +18,7 @@ from potstill.recipe.build import (
     num_steps,
 )
 from potstill.recipe.comparing import build_features
+from potstill.recipe.four_bits import group_of_run
 from potstill.recipe.kinds import ModelStudent
 from potstill.recipe.on_policy import build_on_policy
 from potstill.recipe.schema import Recipe
@@ -91,6 +92,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         measure=measure,
         features=features,
         annealing=build_annealing(recipe.loss),
+        int4=group_of_run(recipe, student),
         gate=build_gate(recipe, corpus, task_of(model), steps=steps),
         correction=build_correction(recipe, dtype=dtype),
         masking=batches.masking if isinstance(batches, MaskedBatches) else None,

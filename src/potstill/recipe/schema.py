@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from potstill.recipe.features import AttentionTable, BalanceTable, EmbeddingsTable, HiddenTable
+from potstill.recipe.four_bits import Int4Table, check_four_bits
 from potstill.recipe.kinds import (
     CosineTable,
     DivergenceTable,
@@ -244,6 +245,8 @@ class TrainingTable(Table):
     """Of the forward pass; auto measures which is faster on this machine."""
     lora: LoraTable | None = None
     """Through adapters; left out: all weights learn."""
+    int4: Int4Table | None = None
+    """Through weights rounded to four bits; left out: in full."""
     gradient_checkpointing: bool = False
     """Compute activations twice to keep fewer of them: less memory, about a third slower."""
     compile_loss: bool = False
@@ -339,5 +342,6 @@ class Recipe(Table):
     def _marked(self) -> Recipe:
         check_teaching(self)
         check_specialist(self)
+        check_four_bits(self)
         check_can_mark(self.training.on_policy, teacher=self.teacher, student=self.student.kind, alpha=self.loss.alpha)
         return self

@@ -15,6 +15,7 @@ _ORDER = (
     "minitron",
     "chat",
     "gkd",
+    "int4",
     "fresh",
     "distilgpt2",
     "distilbert",

@@ -6,6 +6,7 @@ Everything done is in the folder before the next thing begins, and is taken from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, replace
 
@@ -13,6 +14,7 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from potstill.evaluation import Measurement, Speed, measure, speed
+from potstill.export import learning_through_, rounded, save_packed
 from potstill.losses import HARD_LABELS, ForwardKL
 from potstill.models import load_model, on_this_device, save_model, size_of
 from potstill.runs.events import ArmStep, Event, Finished, Measured, Stage
@@ -57,13 +59,15 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
     yield from measured("teacher", lambda: job.teacher.model)
     if job.untouched:
         yield from measured("untouched", job.new_student)
+    if job.int4 is not None:
+        yield from measured("rounded", lambda: _as_scored(job, job.new_student()))
     with tracking(job.trackers, folder.path) as log:
         for arm in _arms(job, folder):
             if folder.measurement(arm.name) is None:
                 for step in _train(job, arm, folder):
                     log(arm, step)
                     yield ArmStep(arm, step)
-            yield from measured(arm.name, lambda arm=arm: _student(folder, arm))
+            yield from measured(arm.name, lambda arm=arm: _as_scored(job, _student(folder, arm)))
             folder.forget_checkpoints(arm.name)
     student = on_this_device(load_model(folder.of_arm(STUDENT) / "student", dtype=job.teacher.model.dtype))
     sizes = {"teacher": size_of(job.teacher.model), STUDENT: size_of(student)}
@@ -135,11 +139,14 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
             features=arm.features,
             annealing=arm.annealing,
         )
-        for step in learning:
-            log.write(line_of(step))
-            log.flush()
-            yield step
+        with nullcontext() if is_correction or job.int4 is None else learning_through_(student, job.int4):
+            for step in learning:
+                log.write(line_of(step))
+                log.flush()
+                yield step
     if folder.is_written_here:
+        if job.int4 is not None and arm.name == STUDENT:
+            save_packed(student, job.tokenizer, folder.of_arm(arm.name) / "student-int4", job.int4)
         save_model(merge_lora_(student), job.tokenizer, folder.of_arm(arm.name) / "student")
     PartialState().wait_for_everyone()
 
@@ -167,6 +174,11 @@ def _worth(job: Job, found: Mapping[str, Measurement]) -> Worth | None:
 
 def _is_trained(folder: RunFolder, arm: Arm) -> bool:
     return (folder.of_arm(arm.name) / "student" / "config.json").exists()
+
+
+def _as_scored(job: Job, model: PreTrainedModel) -> PreTrainedModel:
+    """The model as it will be used: on the grid of four bits, where it learned through that."""
+    return model if job.int4 is None else rounded(model, job.int4)
 
 
 def _student(folder: RunFolder, arm: Arm) -> PreTrainedModel:

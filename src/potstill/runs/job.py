@@ -51,6 +51,7 @@ class Job:
     smoothing    also train on smoothed hard labels that are as uncertain as the marker
     teacher_held_out  the same text in the teacher's tokens, where these are others: then it isn't asked when students are scored
     annealing    how the teacher's share changes as the distilled student learns; None: it doesn't
+    int4         learn through weights rounded to four bits, so many inputs a scale, and score them so; None: in full
     gate         how it is found out beforehand whether the teacher is worth hearing; None: it isn't asked
     masking      what is hidden of held-out text, for masked language models
     """
@@ -77,6 +78,7 @@ class Job:
     smoothing: bool = False
     teacher_held_out: TokenCorpus | None = None
     annealing: Annealing | None = None
+    int4: int | None = None
     gate: Gate | None = None
 
 

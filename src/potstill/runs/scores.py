@@ -33,6 +33,7 @@ IN_WORDS: Mapping[str, str] = {
     "model": "model",
     "corrected_teacher": "corrected teacher",
     "untouched": "untouched student",
+    "rounded": "untouched student, rounded to four bits",
     "hard_labels": "hard labels, same tokens",
     "hard_labels_same_time": "hard labels, same time",
     "smoothed_labels": "smoothed labels, as uncertain as the teacher",

@@ -62,7 +62,7 @@ def test_a_killed_run_gives_the_same_student(whole, tmp_path):
     killed = distil(tiny_job(int4=GROUP), tiny_folder(tmp_path / "killed"))
     for _ in itertools.islice(killed, 7):
         pass
-    killed.close()
+    killed.close()  # type: ignore[attr-defined]
     *_, last = distil(tiny_job(int4=GROUP), tiny_folder(tmp_path / "killed"))
     assert isinstance(last, Finished)
     ours, theirs = (load_file(one / "student" / "model.safetensors") for one in (path, tmp_path / "killed"))

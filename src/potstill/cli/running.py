@@ -55,8 +55,8 @@ def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
     console.print(f"\nstudent  [bold]{escape(str(out / 'student'))}[/bold]  (loads with {loader}.from_pretrained)")
     if built.job.int4 is not None:
         console.print(
-            f"packed   [bold]{escape(str(out / 'student-int4'))}[/bold]  four bits, a scale for {built.job.int4} inputs; scores of students "
-            "that learned are of their weights so rounded"
+            f"packed   [bold]{escape(str(out / 'student-int4'))}[/bold]  four bits, a scale for {built.job.int4} inputs; scores of "
+            "students that learned are of their weights so rounded"
         )
     console.print(f"report   [bold]{escape(str(out / 'report.html'))}[/bold]")
     return scores

@@ -15,6 +15,7 @@ from potstill.cli import (
     compress,
     demo,
     distill,
+    draft,
     evaluate,
     export,
     export_labels,
@@ -119,6 +120,7 @@ _VERBS = (
     evaluate.evaluate,
     route.route,
     export.export,
+    draft.draft,
     report.report,
     recipes.recipes,
 )

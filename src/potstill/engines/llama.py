@@ -30,6 +30,7 @@ class LlamaServer:
     context   tokens that one request may read and write together
     threads   of the processor; every one that this process may use, when not given
     draft     a smaller model of the same tokens that writes ahead (speculative decoding); `timings` of an answer count its hits
+    draft_tokens  that it writes ahead at a time
     parallel  requests that are worked on at once; others wait
     embeddings  also answer `/embedding` with the hidden state of every token: takes `context` times the vocabulary of memory
     """
@@ -41,10 +42,12 @@ class LlamaServer:
         context: int = 2048,
         threads: int | None = None,
         draft: Path | None = None,
+        draft_tokens: int = 4,
         parallel: int = 1,
         embeddings: bool = False,
     ) -> None:
         self.path, self.context, self.draft, self.parallel, self.embeddings = path, context, draft, parallel, embeddings
+        self.draft_tokens = draft_tokens
         self.threads = threads or _own_processors()
         self._server: Any = None
 
@@ -117,6 +120,8 @@ class LlamaServer:
             settings.embedding, settings.pooling_type = True, engine.llama_pooling_type.LLAMA_POOLING_TYPE_NONE
         if self.draft is not None:
             settings.speculative.draft.mparams.path = str(self.draft)
+            settings.speculative.draft.n_max, settings.speculative.draft.n_min = self.draft_tokens, 0
+            settings.speculative.draft.p_min = 0.0
             kinds = engine.common_speculative_type
             settings.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
         return settings

@@ -10,6 +10,7 @@ distillation.py  the page of a distillation run: from its scores and steps to a 
 label_worth.py   the page of learning curves: what soft labels are worth, and their picture
 compression.py   the page of a search for the smallest student, from the files in its folder
 routing.py       the page of a calibration: what may be promised of a student and its teacher
+drafting.py      the page of a student tried as a draft
 costs.py         what a model takes to run, what labels hold
 comparison.py    runs made into pages again, and several on one page
 words.py         passages token by token, student beside teacher

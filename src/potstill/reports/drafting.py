@@ -34,7 +34,7 @@ def words(temperature: float) -> str:
 def _verdict(trials: Sequence[Trial]) -> str:
     best = max((one for trial in trials for one in trial.measured), key=lambda one: one.speedup)
     trial = next(trial for trial in trials if best in trial.measured)
-    found = f"at best {best.speedup:.2f} times the teacher's speed ({words(trial.temperature)}, {best.length} drafts a round)"
+    found = f"at best {best.speedup:.2f} times the teacher's speed ({words(trial.temperature)}, {best.length} drafted a round)"
     if best.speedup <= 1:
         return f"It saves no time: {found}."
     return f"{found[0].upper()}{found[1:]}."
@@ -48,7 +48,7 @@ def _cards(trial: Trial) -> list[Card]:
             f"{trial.rate.value:.1%}",
             f"{trial.rate.low:.1%} – {trial.rate.high:.1%}",
         ),
-        Card(f"speed-up, {words(trial.temperature)}", f"{fastest.speedup:.2f} ×", f"{fastest.length} drafts a round"),
+        Card(f"speed-up, {words(trial.temperature)}", f"{fastest.speedup:.2f} ×", f"{fastest.length} drafted a round"),
     ]
 
 

@@ -4,7 +4,7 @@ A user's mistake ends with one message and exit code 2, an interruption with 130
 
 app.py       the verbs put together, and what a failure looks like
 demo.py compress.py distill.py write.py label.py inspect.py import_labels.py export_labels.py prune.py check.py preview.py evaluate.py
-information.py route.py export.py draft.py report.py recipes.py   one verb each
+information.py route.py export.py draft.py report.py recipes.py serve.py   one verb each
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
 staging.py   a run made of runs, from beginning to end
@@ -16,6 +16,7 @@ learning.py  learning curves with a person watching
 labelling.py labelling with a person watching
 routing.py   a calibration with a person watching
 drafting.py  a student tried as a draft
+serving.py   serving with a person watching
 pruning.py   a model cut with a person watching
 inspecting.py  a store of soft labels in front of a person
 console.py   where a person reads

@@ -28,6 +28,7 @@ from potstill.cli import (
     recipes,
     report,
     route,
+    serve,
     write,
 )
 from potstill.errors import PotstillError
@@ -123,6 +124,7 @@ _VERBS = (
     draft.draft,
     report.report,
     recipes.recipes,
+    serve.serve,
 )
 for _verb in _VERBS:
     app.command(_verb.__name__.replace("_", "-"))(_answering(_verb))

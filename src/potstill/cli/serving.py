@@ -1,0 +1,86 @@
+"""Serving with a person watching."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+
+from potstill.errors import RecipeError
+from potstill.routing import AnsweredBy, Policy
+from potstill.serving import (
+    Door,
+    Limits,
+    Metrics,
+    ModeName,
+    Running,
+    Served,
+    TeacherDown,
+    door_app,
+    listen,
+    mode_of,
+    open_port,
+    warning_of,
+)
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where the door is, who may come in, how it is shut, and whether what is asked is logged."""
+
+    host: str
+    port: int
+    key: str | None
+    grace_seconds: float
+    logs_prompts: bool
+
+
+def key_in(variable: str | None, option: str) -> str | None:
+    """The key that an environment variable holds. RecipeError where it holds none."""
+    if variable is None:
+        return None
+    if not (key := os.environ.get(variable, "").strip()):
+        raise RecipeError(f"{option} names the environment variable {variable!r}, which is not set or empty")
+    return key
+
+
+def serve_with(
+    name: ModeName,
+    engines: dict[AnsweredBy, Served],
+    running: Running,
+    limits: Limits,
+    listening: Listening,
+    *,
+    policy: Policy | None,
+    teacher_down: TeacherDown,
+) -> None:
+    """Take the port, start the engines, answer until told to end. The access log goes to standard error."""
+    watching = Console(stderr=True)
+    if warning := warning_of(listening.host, has_key=listening.key is not None):
+        watching.print(f"[yellow]careful[/yellow]  {escape(warning)}")
+    if policy is not None and policy.calibration.answering == "choice":
+        watching.print(
+            "[yellow]careful[/yellow]  the policy was calibrated on choices between answers, and here they are written"
+        )
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("potstill.serving").setLevel(logging.INFO)
+    metrics = Metrics()
+    with (
+        open_port(listening.host, listening.port) as port,
+        mode_of(name, engines, running, metrics, policy=policy, teacher_down=teacher_down) as mode,
+    ):
+        door = Door(
+            mode,
+            metrics,
+            limits,
+            running.timeouts,
+            key=listening.key,
+            logs_prompts=listening.logs_prompts,
+        )
+        host = f"[{listening.host}]" if ":" in listening.host else listening.host
+        address = escape(f"http://{host}:{listening.port}")
+        watching.print(f"{name}   chat {address}/   OpenAI's API {address}/v1", highlight=False)
+        listen(door_app(door), port, grace_seconds=listening.grace_seconds)

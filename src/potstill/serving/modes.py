@@ -1,0 +1,217 @@
+"""Who answers: one engine, or the student where it is sure and its teacher where it is not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from potstill.errors import DataError
+from potstill.routing import AnsweredBy, Decision, DriftAlarm, Policy, signals_of
+from potstill.serving.asking import Asked
+from potstill.serving.logprobs import asking_for, tokens_of
+from potstill.serving.metrics import Metrics
+from potstill.serving.refusals import RefusedError
+from potstill.serving.upstreams import Upstream, UpstreamError
+
+ModeName = Literal["student", "teacher", "speculative", "routed"]
+TeacherDown = Literal["error", "student"]
+_LOG = logging.getLogger("potstill.serving")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who answers and why.
+
+    reason      only engine: there is no other. asked for: the client named it. speculative: the student writes ahead, the teacher checks
+                confident, unsure: by the policy. nothing promised: the policy has no threshold. no log-probabilities: nothing to judge by
+                student failed, teacher failed: the other one answers instead
+    confidence  the policy's, of the student's answer
+    """
+
+    answered_by: AnsweredBy
+    reason: str
+    confidence: float | None = None
+    threshold: float | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """x-potstill-...: for whoever reads no bodies."""
+        found = {"answered-by": self.answered_by, "reason": self.reason}
+        found |= {} if self.confidence is None else {"confidence": f"{self.confidence:.4f}"}
+        found |= {} if self.threshold is None else {"threshold": f"{self.threshold:.4f}"}
+        return {f"x-potstill-{name}": value for name, value in found.items()}
+
+    @property
+    def field(self) -> dict[str, object]:
+        """The same in the answer, or in its first chunk."""
+        return {
+            "answered_by": self.answered_by,
+            "reason": self.reason,
+            "confidence": self.confidence,
+            "threshold": self.threshold,
+        }
+
+
+class Parts:
+    """What an engine says, of which the first part is here already: it has begun to answer."""
+
+    def __init__(
+        self, first: dict[str, object], rest: AsyncGenerator[dict[str, object]] | list[dict[str, object]]
+    ) -> None:
+        self._heard = [first, *rest] if isinstance(rest, list) else [first]
+        self._rest = None if isinstance(rest, list) else rest
+
+    def __aiter__(self) -> Parts:
+        return self
+
+    async def __anext__(self) -> dict[str, object]:
+        if self._heard:
+            return self._heard.pop(0)
+        if self._rest is None:
+            raise StopAsyncIteration
+        return await anext(self._rest)
+
+    async def aclose(self) -> None:
+        """Listen no longer; an engine that still writes is left."""
+        if self._rest is not None:
+            await self._rest.aclose()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Who answers, and what."""
+
+    verdict: Verdict
+    parts: Parts
+
+
+class Mode(Protocol):
+    """Decides who answers."""
+
+    name: ModeName
+    engines: Mapping[AnsweredBy, Upstream]
+
+    async def answer(self, asked: Asked) -> Answer:
+        """RefusedError where nobody does."""
+        ...
+
+
+class OneEngine:
+    """All is answered by one engine: a student, a teacher, or a teacher for whom a student writes ahead."""
+
+    def __init__(self, name: ModeName, engine: Upstream) -> None:
+        self.name: ModeName = name
+        self.engines: Mapping[AnsweredBy, Upstream] = {engine.role: engine}
+        self._engine = engine
+
+    async def answer(self, asked: Asked) -> Answer:
+        """Its answer, as it comes."""
+        reason = "speculative" if self.name == "speculative" else "asked for" if asked.wants else "only engine"
+        return Answer(Verdict(self._engine.role, reason), await _begun(self._engine, asked))
+
+
+class Cascade:
+    """The student answers; where a policy is not sure of what it said, the teacher does instead.
+
+    What the student says is held back until it is complete and judged. A teacher that fails leaves the client with an error, or with
+    `teacher_down` "student" with what the student said. A student that fails leaves all to the teacher.
+    """
+
+    def __init__(
+        self,
+        student: Upstream,
+        teacher: Upstream,
+        policy: Policy,
+        metrics: Metrics,
+        *,
+        teacher_down: TeacherDown = "error",
+    ) -> None:
+        self.name: ModeName = "routed"
+        self.engines: Mapping[AnsweredBy, Upstream] = {"student": student, "teacher": teacher}
+        self.policy, self._metrics, self._teacher_down = policy, metrics, teacher_down
+        self._alarm = DriftAlarm(policy.histogram)
+        self._is_alarmed = False
+
+    async def answer(self, asked: Asked) -> Answer:
+        """The student's answer as a whole, or the teacher's as it comes."""
+        if asked.wants is not None:
+            return Answer(Verdict(asked.wants, "asked for"), await _begun(self.engines[asked.wants], asked))
+        if self.policy.threshold is None:
+            return await self._teacher_alone(asked)
+        try:
+            heard = await self._student_says(asked)
+        except RefusedError as refusal:
+            # Too long for the student, perhaps, and not for the teacher.
+            return await self._teacher_instead(asked, refusal)
+        verdict = self._judged(asked, heard)
+        if verdict.answered_by == "teacher":
+            try:
+                return Answer(verdict, await _begun(self.engines["teacher"], asked))
+            except RefusedError as refusal:
+                if self._teacher_down == "error" or not _is_failure(refusal):
+                    raise
+                verdict = Verdict("student", "teacher failed", verdict.confidence, verdict.threshold)
+        return Answer(verdict, Parts(heard[0], heard[1:]))
+
+    async def _teacher_alone(self, asked: Asked) -> Answer:
+        try:
+            return Answer(Verdict("teacher", "nothing promised"), await _begun(self.engines["teacher"], asked))
+        except RefusedError as refusal:
+            if self._teacher_down == "error" or not _is_failure(refusal):
+                raise
+            return Answer(Verdict("student", "teacher failed"), await _begun(self.engines["student"], asked))
+
+    async def _student_says(self, asked: Asked) -> list[dict[str, object]]:
+        body = asking_for(asked, self.policy.top_logprobs)
+        heard = [part async for part in self.engines["student"].parts(asked.path, body)]
+        if not heard:
+            raise UpstreamError("student", "no choices", "answers with nothing", status=502)
+        return heard
+
+    async def _teacher_instead(self, asked: Asked, of_student: RefusedError) -> Answer:
+        try:
+            parts = await _begun(self.engines["teacher"], asked)
+        except RefusedError as of_teacher:
+            # Both refuse: a mistake of the client is worth more to it than an engine's absence.
+            raise of_teacher if _is_failure(of_student) or not _is_failure(of_teacher) else of_student from of_teacher
+        return Answer(Verdict("teacher", "student failed"), parts)
+
+    def _judged(self, asked: Asked, heard: list[dict[str, object]]) -> Verdict:
+        """By the least sure of its choices, where there are several."""
+        try:
+            tokens = tokens_of(heard, self.policy.top_logprobs)
+            decisions = [self.policy.decide(signals_of(one), prompt=asked.prompt) for one in tokens.values()]
+        except DataError as error:
+            _LOG.debug("an answer that can't be judged: %s", error)
+            return Verdict("teacher", "no log-probabilities", threshold=self.policy.threshold)
+        decision = min(decisions, key=lambda one: one.confidence)
+        self._notice(decision)
+        reason = "confident" if decision.answer_by == "student" else "unsure"
+        return Verdict(decision.answer_by, reason, decision.confidence, decision.threshold)
+
+    def _notice(self, decision: Decision) -> None:
+        self._metrics.confidence.see(decision.confidence)
+        if (drift := self._alarm.see(decision.confidence)) is None:
+            return
+        self._metrics.psi.put(drift.psi)
+        self._metrics.ks.put(drift.ks)
+        self._metrics.alarm.put(float(drift.fires))
+        if drift.fires and not self._is_alarmed:
+            _LOG.warning("traffic is not what the policy was calibrated on (%s): calibrate again", drift.reason)
+        self._is_alarmed = drift.fires
+
+
+async def _begun(engine: Upstream, asked: Asked) -> Parts:
+    """An answer that has begun, so that what fails before it fails here."""
+    rest = engine.parts(asked.path, asked.body)
+    try:
+        return Parts(await anext(rest), rest)
+    except StopAsyncIteration:
+        raise UpstreamError(engine.role, "no choices", "answers with nothing", status=502) from None
+
+
+def _is_failure(refusal: RefusedError) -> bool:
+    """Of an engine, or of a line before it; not of the client."""
+    return refusal.status >= 500 or refusal.status == 429

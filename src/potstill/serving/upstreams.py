@@ -1,0 +1,209 @@
+"""An engine behind OpenAI's API: asked, listened to, given up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from urllib.parse import urlsplit
+
+import httpx
+
+from potstill.errors import ServerError
+from potstill.routing import AnsweredBy
+from potstill.serving.limits import Line, Timeouts
+from potstill.serving.metrics import Metrics
+from potstill.serving.refusals import RefusedError
+from potstill.serving.sse import DONE, EventReader
+
+# So many failures in a row, and it is left alone for so long: a request that can be answered otherwise does not wait for a timeout.
+_FAILURES, _REST_SECONDS = 3, 2.0
+_HEALTH_SECONDS = 2.0
+# Shorter than servers keep a connection that nothing comes on; llama.cpp's 5 seconds are the shortest known.
+_KEPT_SECONDS = 4.0
+# Passed on: the client's own mistakes. Any other status is a failure of the engine, or of how it is set up here.
+_CLIENTS_MISTAKES = (400, 413, 422)
+
+
+class UpstreamError(RefusedError):
+    """An engine that gave no answer, or half of one. `kind` is for counting."""
+
+    def __init__(self, engine: str, kind: str, what: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(status, f"the {engine} {what}", code=f"{engine}_failed", retry_after=retry_after)
+        self.kind = kind
+
+
+class Upstream:
+    """One engine: `role` answers at `url` (its OpenAI paths lie right below), called `model` there, with `key` if it wants one."""
+
+    def __init__(
+        self,
+        role: AnsweredBy,
+        url: str,
+        *,
+        model: str | None,
+        key: str | None,
+        line: Line,
+        timeouts: Timeouts,
+        metrics: Metrics,
+    ) -> None:
+        self.role: AnsweredBy = role
+        self.line, self._timeouts, self._metrics = line, timeouts, metrics
+        self._named = {} if model is None else {"model": model}
+        self._failed_in_a_row, self._rests_until = 0, 0.0
+        self._client = httpx.AsyncClient(
+            base_url=url,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(None, connect=timeouts.connect),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEPT_SECONDS),
+            trust_env=not is_loopback(urlsplit(url).hostname or ""),
+        )
+
+    async def parts(self, path: str, body: Mapping[str, object]) -> AsyncGenerator[dict[str, object]]:
+        """The chunks of a stream, or the one whole answer. RefusedError for the client's mistakes, UpstreamError for the engine's."""
+        if (left := self._rests_until - time.monotonic()) > 0:
+            raise UpstreamError(self.role, "resting", "does not answer", status=503, retry_after=left)
+        async with self.line.place():
+            reply = await self._opened(path, {**body, **self._named})
+            try:
+                async with aclosing(self._streamed(reply) if body.get("stream") else self._whole(reply)) as parts:
+                    async for part in parts:
+                        self._failed_in_a_row = 0
+                        yield part
+            finally:
+                await reply.aclose()
+
+    async def is_up(self) -> bool:
+        """Whether it answers now; then it is also asked again."""
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                is_up = (await self._client.get("/models")).is_success
+        except (httpx.HTTPError, TimeoutError):
+            is_up = False
+        if is_up:
+            self._failed_in_a_row, self._rests_until = 0, 0.0
+        return is_up
+
+    def show_(self) -> None:
+        """Put what can be seen of it now among the metrics."""
+        self._metrics.in_flight.put(self.line.inside, self.role)
+        self._metrics.waiting.put(self.line.waiting, self.role)
+        self._metrics.up.put(float(self._failed_in_a_row == 0), self.role)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._client.aclose()
+
+    async def _opened(self, path: str, body: Mapping[str, object]) -> httpx.Response:
+        """The reply's beginning. Asked once more where the connection broke before it: it may have been an old one."""
+        # Encoded here, because httpx refuses what JSON has no word for; all such was refused before.
+        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+        request = self._client.build_request(
+            "POST", path, content=content, headers={"content-type": "application/json"}
+        )
+        with self._noticed():
+            async with asyncio.timeout(self._timeouts.first_byte if body.get("stream") else self._timeouts.answer):
+                try:
+                    reply = await self._client.send(request, stream=True)
+                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                    reply = await self._client.send(request, stream=True)
+                if reply.is_success:
+                    return reply
+                try:
+                    said = await reply.aread()
+                finally:
+                    await reply.aclose()
+        message = _message_of(said)
+        if reply.status_code in _CLIENTS_MISTAKES:
+            self._failed_in_a_row = 0
+            raise RefusedError(reply.status_code, f"the {self.role}: {message}", code="refused_by_engine")
+        with self._noticed():
+            is_busy = reply.status_code in (429, 503)
+            what = "is busy" if is_busy else f"answers with status {reply.status_code}"
+            kind, status = f"status {reply.status_code}", 503 if is_busy else 502
+            raise UpstreamError(self.role, kind, what, status=status, retry_after=1 if is_busy else None)
+
+    async def _whole(self, reply: httpx.Response) -> AsyncGenerator[dict[str, object]]:
+        with self._noticed():
+            async with asyncio.timeout(self._timeouts.answer):
+                found = self._decoded(await reply.aread())
+            self._check(found)
+        yield found
+
+    async def _streamed(self, reply: httpx.Response) -> AsyncGenerator[dict[str, object]]:
+        reader, seconds = EventReader(), self._timeouts.first_byte
+        async with aclosing(reply.aiter_bytes()) as received:  # type: ignore[type-var]
+            while True:
+                with self._noticed():
+                    events = await self._heard(received, reader, seconds)
+                for data in events:
+                    if data == DONE:
+                        return
+                    with self._noticed():
+                        found = self._decoded(data)
+                        self._check(found)
+                    yield found
+                    seconds = self._timeouts.idle
+
+    async def _heard(self, received: AsyncIterator[bytes], reader: EventReader, seconds: float) -> list[str]:
+        async with asyncio.timeout(seconds):
+            more = await anext(received, None)
+        if more is None:
+            raise UpstreamError(self.role, "broke off", "broke off in the middle of its answer", status=502)
+        return reader.feed(more)
+
+    def _decoded(self, said: str | bytes) -> dict[str, object]:
+        try:
+            found = json.loads(said)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise UpstreamError(self.role, "no JSON", "answers with something that is not JSON", status=502)
+        return found
+
+    def _check(self, found: Mapping[str, object]) -> None:
+        choices = found.get("choices")
+        if "error" in found or not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
+            what = "answers with an error" if "error" in found else "answers without choices"
+            raise UpstreamError(self.role, "no choices", what, status=502)
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """Any failure inside is one of the engine: counted, and said in our words."""
+        try:
+            yield
+        except UpstreamError as failure:
+            self._count(failure.kind)
+            raise
+        except TimeoutError as error:
+            self._count("timeout")
+            raise UpstreamError(self.role, "timeout", "did not answer in time", status=504) from error
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            self._count("no connection")
+            raise UpstreamError(self.role, "no connection", "is not there", status=503, retry_after=5) from error
+        except (httpx.HTTPError, ServerError) as error:
+            self._count("broke off")
+            raise UpstreamError(self.role, "broke off", "broke off", status=502) from error
+
+    def _count(self, kind: str) -> None:
+        self._metrics.failures.add(self.role, kind)
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= _FAILURES:
+            self._rests_until = time.monotonic() + _REST_SECONDS
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine is meant."""
+    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+def _message_of(said: bytes) -> str:
+    """What an engine says of a mistake; its own words, shortened."""
+    try:
+        found = json.loads(said)
+        message = found["error"]["message"] if "error" in found else found["message"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        message = "it can't answer this request"
+    return str(message)[:500]

@@ -110,10 +110,10 @@ class Guard:
             self._metrics.seconds.see(entry.seconds, who)
             if verdict is not None:
                 self._metrics.first_seconds.see(entry.first_seconds or entry.seconds, who)
-                self._metrics.tokens.add(who, "prompt", by=entry.prompt_tokens)
-                self._metrics.tokens.add(who, "completion", by=entry.tokens)
-            self._metrics.broken.add(by=entry.broke_off)
-            self._metrics.gone.add(by=entry.client_gone)
+                self._metrics.tokens.add(who, "prompt", by=float(entry.prompt_tokens))
+                self._metrics.tokens.add(who, "completion", by=float(entry.tokens))
+            self._metrics.broken.add(by=float(entry.broke_off))
+            self._metrics.gone.add(by=float(entry.client_gone))
         found: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "id": entry.id,

@@ -62,7 +62,7 @@ def door_app(door: Door) -> ASGIApp:
         Route("/metrics", _metrics(door), methods=["GET"]),
         Route("/", _page, methods=["GET"]),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _nowhere})
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _nowhere, Exception: _defect})
     app.router.redirect_slashes = False
     return Guard(app, key=door.key, mode=door.mode.name, metrics=door.metrics)
 
@@ -96,7 +96,7 @@ class _Answering:
     async def _asked(self, scope: Scope, receive: Receive, entry: Entry) -> Asked:
         """Nothing is read of a request for which there is no room."""
         if self._inside > self._most:
-            raise RefusedError(429, "too many requests wait here already: try again", code="busy", retry_after=1)
+            raise RefusedError(429, "too many requests wait here already: try again", code="busy", retry_after=1.0)
         headers = Headers(scope=scope)
         # A form of a foreign page can send anything but this, so no page makes our models work in a visitor's name.
         if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
@@ -257,3 +257,11 @@ async def _nowhere(request: Request, error: Exception) -> Response:
     refusal = RefusedError(error.status_code, f"{what} {request.url.path[:100]}", code=code)
     entry_of(request.scope).error = code
     return JSONResponse(refusal.body, status_code=refusal.status, headers=error.headers)
+
+
+async def _defect(request: Request, _: Exception) -> Response:
+    """The traceback is in the log; the client is told which entry of it."""
+    entry = entry_of(request.scope)
+    entry.error = "defect"
+    refusal = RefusedError(500, f"a defect of the door, noted as {entry.id}", code="defect")
+    return JSONResponse(refusal.body, status_code=refusal.status)

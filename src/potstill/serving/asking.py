@@ -186,7 +186,7 @@ def _biases(name: str, value: object) -> None:
     for token, bias in value.items():
         if not token.isascii() or not token.isdigit() or len(token) > 9:
             raise wrong(f"{name!r} goes by a token's number, found {token[:20]!r}", name)
-        _number(-100, 100)(name, bias)
+        _number(-100.0, 100.0)(name, bias)
 
 
 def _choice_of_tool(name: str, value: object) -> None:
@@ -266,14 +266,14 @@ _COMMON: dict[str, Check] = {
     "model": _TEXT,
     "stream": _FLAG,
     "stream_options": _stream_options,
-    "temperature": _number(0, 2),
-    "top_p": _number(0, 1),
+    "temperature": _number(0.0, 2.0),
+    "top_p": _number(0.0, 1.0),
     "top_k": _whole(-1, 2**31 - 1),
-    "min_p": _number(0, 1),
-    "repetition_penalty": _number(0, 10),
-    "repeat_penalty": _number(0, 10),
-    "frequency_penalty": _number(-2, 2),
-    "presence_penalty": _number(-2, 2),
+    "min_p": _number(0.0, 1.0),
+    "repetition_penalty": _number(0.0, 10.0),
+    "repeat_penalty": _number(0.0, 10.0),
+    "frequency_penalty": _number(-2.0, 2.0),
+    "presence_penalty": _number(-2.0, 2.0),
     "logit_bias": _biases,
     "max_tokens": _COUNT,
     "n": _COUNT,

@@ -53,7 +53,10 @@ class Line:
         """A place inside. RefusedError 429 where too many wait, 503 where it took too long."""
         if self._places.locked() and self.waiting >= self.most_waiting:
             raise RefusedError(
-                429, f"{self.waiting} requests wait for the {self.name} already: try again", code="busy", retry_after=1
+                429,
+                f"{self.waiting} requests wait for the {self.name} already: try again",
+                code="busy",
+                retry_after=1.0,
             )
         self.waiting += 1
         try:
@@ -61,7 +64,7 @@ class Line:
                 await self._places.acquire()
         except TimeoutError:
             message = f"the {self.name} had no place within {self.seconds:g} seconds: try again"
-            raise RefusedError(503, message, code="busy", retry_after=5) from None
+            raise RefusedError(503, message, code="busy", retry_after=5.0) from None
         finally:
             self.waiting -= 1
         self.inside += 1

@@ -31,7 +31,9 @@ def warning_of(host: str, *, has_key: bool) -> str:
 
 def open_port(host: str, port: int) -> socket.socket:
     """The port, ours from now on, where nobody is heard yet. RecipeError where it can't be had."""
-    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    # The protocol is named, because asyncio sends small packets at once on sockets of this protocol alone; 40 ms a request otherwise.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
@@ -50,6 +52,7 @@ def listen(app: ASGIApp, port: socket.socket, *, grace_seconds: float) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=max(1, round(grace_seconds)),
         backlog=_BACKLOG,
         lifespan="on",

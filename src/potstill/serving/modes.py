@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from potstill.errors import DataError
 from potstill.routing import AnsweredBy, Decision, DriftAlarm, Policy, signals_of
@@ -87,6 +87,7 @@ class Answer:
     parts: Parts
 
 
+@runtime_checkable
 class Mode(Protocol):
     """Decides who answers."""
 

@@ -88,8 +88,8 @@ class Upstream:
 
     def show_(self) -> None:
         """Put what can be seen of it now among the metrics."""
-        self._metrics.in_flight.put(self.line.inside, self.role)
-        self._metrics.waiting.put(self.line.waiting, self.role)
+        self._metrics.in_flight.put(float(self.line.inside), self.role)
+        self._metrics.waiting.put(float(self.line.waiting), self.role)
         self._metrics.up.put(float(self._failed_in_a_row == 0), self.role)
 
     async def close(self) -> None:
@@ -123,7 +123,7 @@ class Upstream:
             is_busy = reply.status_code in (429, 503)
             what = "is busy" if is_busy else f"answers with status {reply.status_code}"
             kind, status = f"status {reply.status_code}", 503 if is_busy else 502
-            raise UpstreamError(self.role, kind, what, status=status, retry_after=1 if is_busy else None)
+            raise UpstreamError(self.role, kind, what, status=status, retry_after=1.0 if is_busy else None)
 
     async def _whole(self, reply: httpx.Response) -> AsyncGenerator[dict[str, object]]:
         with self._noticed():
@@ -182,7 +182,7 @@ class Upstream:
             raise UpstreamError(self.role, "timeout", "did not answer in time", status=504) from error
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self._count("no connection")
-            raise UpstreamError(self.role, "no connection", "is not there", status=503, retry_after=5) from error
+            raise UpstreamError(self.role, "no connection", "is not there", status=503, retry_after=5.0) from error
         except (httpx.HTTPError, ServerError) as error:
             self._count("broke off")
             raise UpstreamError(self.role, "broke off", "broke off", status=502) from error

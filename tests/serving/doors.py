@@ -18,6 +18,7 @@ from potstill.serving import (
     Door,
     Limits,
     Metrics,
+    Mode,
     ModeName,
     Running,
     Served,
@@ -81,10 +82,25 @@ def open_door(
     )
     metrics = Metrics()
     with (
-        open_port("127.0.0.1", 0) as port,
         mode_of(name, engines, running, metrics, policy=by, teacher_down=teacher_down) as made,
+        door_of(made, metrics, limits, running.timeouts, key=key, logs_prompts=logs_prompts) as door,
     ):
-        door = Door(made, metrics, limits or Limits(), running.timeouts, key=key, logs_prompts=logs_prompts)
+        yield door
+
+
+@contextmanager
+def door_of(
+    mode: Mode,
+    metrics: Metrics,
+    limits: Limits | None = None,
+    timeouts: Timeouts | None = None,
+    *,
+    key: str | None = None,
+    logs_prompts: bool = False,
+) -> Iterator[OpenDoor]:
+    """In front of engines that a mode has."""
+    door = Door(mode, metrics, limits or Limits(), timeouts or Timeouts(), key=key, logs_prompts=logs_prompts)
+    with open_port("127.0.0.1", 0) as port:
         config = uvicorn.Config(
             door_app(door), log_level="error", access_log=False, proxy_headers=False, timeout_graceful_shutdown=2
         )

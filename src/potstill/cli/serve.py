@@ -69,14 +69,14 @@ def serve(
     queue: Annotated[
         int, typer.Option(help="Requests that wait for an engine; others are told to come again.", min=0)
     ] = 256,
-    queue_seconds: Annotated[float, typer.Option(help="How long one waits at most.", min=0.01)] = 60,
+    queue_seconds: Annotated[float, typer.Option(help="How long one waits at most.", min=0.01)] = 60.0,
     max_tokens: Annotated[int, typer.Option(help="Of an answer, at most; and where no number is asked.", min=1)] = 1024,
-    max_body: Annotated[float, typer.Option(help="Of a request, at most, in MiB.", min=0.001)] = 1,
-    connect_seconds: Annotated[float, typer.Option(help="To connect to an engine.", min=0.01)] = 5,
-    first_seconds: Annotated[float, typer.Option(help="Until the first byte of an engine's stream.", min=0.01)] = 120,
-    idle_seconds: Annotated[float, typer.Option(help="Between two parts of a stream.", min=0.01)] = 60,
-    answer_seconds: Annotated[float, typer.Option(help="For a whole answer, not streamed.", min=0.01)] = 600,
-    grace_seconds: Annotated[float, typer.Option(help="At the end: for answers on their way.", min=1)] = 30,
+    max_body: Annotated[float, typer.Option(help="Of a request, at most, in MiB.", min=0.001)] = 1.0,
+    connect_seconds: Annotated[float, typer.Option(help="To connect to an engine.", min=0.01)] = 5.0,
+    first_seconds: Annotated[float, typer.Option(help="Until the first byte of an engine's stream.", min=0.01)] = 120.0,
+    idle_seconds: Annotated[float, typer.Option(help="Between two parts of a stream.", min=0.01)] = 60.0,
+    answer_seconds: Annotated[float, typer.Option(help="For a whole answer, not streamed.", min=0.01)] = 600.0,
+    grace_seconds: Annotated[float, typer.Option(help="At the end: for answers on their way.", min=1)] = 30.0,
     allow_field: Annotated[
         list[str] | None,
         typer.Option(help="Pass this field of requests on to engines, unseen; may be repeated.", show_default=False),

@@ -28,6 +28,7 @@ from potstill.serving.modes import Answer, Mode
 from potstill.serving.page import chat_page
 from potstill.serving.refusals import RefusedError
 from potstill.serving.sse import DONE, event
+from potstill.serving.upstreams import Part
 
 _HEALTH_KEPT_SECONDS = 1.0
 
@@ -114,12 +115,12 @@ class _Answering:
         async with aclosing(answer.parts):  # type: ignore[type-var]
             shown = self._shown(asked, answer, entry)
             if not asked.is_stream:
-                async for whole in shown:
+                async for [whole] in shown:
                     await self._send(send_json, whole, send, headers=answer.verdict.headers)
                 return
             await self._stream(shown, answer, entry, send)
 
-    async def _stream(self, shown: AsyncGenerator[dict[str, object]], answer: Answer, entry: Entry, send: Send) -> None:
+    async def _stream(self, shown: AsyncGenerator[list[Part]], answer: Answer, entry: Entry, send: Send) -> None:
         told = {
             "content-type": "text/event-stream; charset=utf-8",
             "cache-control": "no-cache",
@@ -130,32 +131,38 @@ class _Answering:
         pairs = [(name.encode(), value.encode()) for name, value in told.items()]
         await send({"type": "http.response.start", "status": 200, "headers": pairs})
         try:
-            async for part in shown:
-                await self._send_bytes(event(part), send)
+            async for batch in shown:
+                await self._send_bytes(b"".join(map(event, batch)), send)
             last: object = DONE
         except RefusedError as refusal:
             entry.broke_off, entry.error, last = True, refusal.code, refusal.body
         await self._send_bytes(event(last), send)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _shown(self, asked: Asked, answer: Answer, entry: Entry) -> AsyncGenerator[dict[str, object]]:
+    async def _shown(self, asked: Asked, answer: Answer, entry: Entry) -> AsyncGenerator[list[Part]]:
         """The parts as the client may see them: who answered, no more than it wished, tokens counted."""
         offsets: dict[int, int] = {}
         is_first = True
-        async for part in answer.parts:
-            _count(part, entry)
-            if asked.is_stream and not asked.wants_usage and "usage" in part:
-                del part["usage"]
-                if not part["choices"]:
-                    continue
-            try:
-                show_(part, asked, offsets)
-            except DataError as error:
-                raise RefusedError(502, f"the {answer.verdict.answered_by}: {error}", code="bad_logprobs") from error
-            part["model"] = asked.model
-            if is_first:
-                part["potstill"], is_first = answer.verdict.field, False
-            yield part
+        async for batch in answer.parts:
+            shown = []
+            for part in batch:
+                _count(part, entry)
+                if asked.is_stream and not asked.wants_usage and "usage" in part:
+                    del part["usage"]
+                    if not part["choices"]:
+                        continue
+                try:
+                    show_(part, asked, offsets)
+                except DataError as error:
+                    raise RefusedError(
+                        502, f"the {answer.verdict.answered_by}: {error}", code="bad_logprobs"
+                    ) from error
+                part["model"] = asked.model
+                if is_first:
+                    part["potstill"], is_first = answer.verdict.field, False
+                shown.append(part)
+            if shown:
+                yield shown
 
     async def _send_bytes(self, raw: bytes, send: Send) -> None:
         await self._send(send, {"type": "http.response.body", "body": raw, "more_body": True})

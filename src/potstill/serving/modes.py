@@ -13,7 +13,7 @@ from potstill.serving.asking import Asked
 from potstill.serving.logprobs import asking_for, tokens_of
 from potstill.serving.metrics import Metrics
 from potstill.serving.refusals import RefusedError
-from potstill.serving.upstreams import Upstream, UpstreamError
+from potstill.serving.upstreams import Part, Upstream, UpstreamError
 
 ModeName = Literal["student", "teacher", "speculative", "routed"]
 TeacherDown = Literal["error", "student"]
@@ -55,20 +55,19 @@ class Verdict:
 
 
 class Parts:
-    """What an engine says, of which the first part is here already: it has begun to answer."""
+    """What an engine says, in batches of what comes together; the first is here already, so it has begun to answer."""
 
-    def __init__(
-        self, first: dict[str, object], rest: AsyncGenerator[dict[str, object]] | list[dict[str, object]]
-    ) -> None:
-        self._heard = [first, *rest] if isinstance(rest, list) else [first]
-        self._rest = None if isinstance(rest, list) else rest
+    def __init__(self, first: list[Part], rest: AsyncGenerator[list[Part]] | None = None) -> None:
+        self._first: list[Part] | None = first
+        self._rest = rest
 
     def __aiter__(self) -> Parts:
         return self
 
-    async def __anext__(self) -> dict[str, object]:
-        if self._heard:
-            return self._heard.pop(0)
+    async def __anext__(self) -> list[Part]:
+        if (first := self._first) is not None:
+            self._first = None
+            return first
         if self._rest is None:
             raise StopAsyncIteration
         return await anext(self._rest)
@@ -154,7 +153,7 @@ class Cascade:
                 if self._teacher_down == "error" or not _is_failure(refusal):
                     raise
                 verdict = Verdict("student", "teacher failed", verdict.confidence, verdict.threshold)
-        return Answer(verdict, Parts(heard[0], heard[1:]))
+        return Answer(verdict, Parts(heard))
 
     async def _teacher_alone(self, asked: Asked) -> Answer:
         try:
@@ -164,9 +163,10 @@ class Cascade:
                 raise
             return Answer(Verdict("student", "teacher failed"), await _begun(self.engines["student"], asked))
 
-    async def _student_says(self, asked: Asked) -> list[dict[str, object]]:
+    async def _student_says(self, asked: Asked) -> list[Part]:
         body = asking_for(asked, self.policy.top_logprobs)
-        heard = [part async for part in self.engines["student"].parts(asked.path, body)]
+        said = self.engines["student"].parts(asked.path, body)
+        heard = [part async for batch in said for part in batch]
         if not heard:
             raise UpstreamError("student", "no choices", "answers with nothing", status=502)
         return heard
@@ -179,7 +179,7 @@ class Cascade:
             raise of_teacher if _is_failure(of_student) or not _is_failure(of_teacher) else of_student from of_teacher
         return Answer(Verdict("teacher", "student failed"), parts)
 
-    def _judged(self, asked: Asked, heard: list[dict[str, object]]) -> Verdict:
+    def _judged(self, asked: Asked, heard: list[Part]) -> Verdict:
         """By the least sure of its choices, where there are several."""
         try:
             tokens = tokens_of(heard, self.policy.top_logprobs)

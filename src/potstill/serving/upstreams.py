@@ -27,6 +27,10 @@ _KEPT_SECONDS = 4.0
 _CLIENTS_MISTAKES = (400, 413, 422)
 
 
+# A chunk of a stream, or a whole answer.
+Part = dict[str, object]
+
+
 class UpstreamError(RefusedError):
     """An engine that gave no answer, or half of one. `kind` is for counting."""
 
@@ -61,17 +65,20 @@ class Upstream:
             trust_env=not is_loopback(urlsplit(url).hostname or ""),
         )
 
-    async def parts(self, path: str, body: Mapping[str, object]) -> AsyncGenerator[dict[str, object]]:
-        """The chunks of a stream, or the one whole answer. RefusedError for the client's mistakes, UpstreamError for the engine's."""
+    async def parts(self, path: str, body: Mapping[str, object]) -> AsyncGenerator[list[Part]]:
+        """The chunks of a stream, as many as come together, or the one whole answer.
+
+        RefusedError for the client's mistakes, UpstreamError for the engine's.
+        """
         if (left := self._rests_until - time.monotonic()) > 0:
             raise UpstreamError(self.role, "resting", "does not answer", status=503, retry_after=left)
         async with self.line.place():
             reply = await self._opened(path, {**body, **self._named})
             try:
                 async with aclosing(self._streamed(reply) if body.get("stream") else self._whole(reply)) as parts:
-                    async for part in parts:
+                    async for batch in parts:
                         self._failed_in_a_row = 0
-                        yield part
+                        yield batch
             finally:
                 await reply.aclose()
 
@@ -125,27 +132,32 @@ class Upstream:
             kind, status = f"status {reply.status_code}", 503 if is_busy else 502
             raise UpstreamError(self.role, kind, what, status=status, retry_after=1.0 if is_busy else None)
 
-    async def _whole(self, reply: httpx.Response) -> AsyncGenerator[dict[str, object]]:
+    async def _whole(self, reply: httpx.Response) -> AsyncGenerator[list[Part]]:
         with self._noticed():
             async with asyncio.timeout(self._timeouts.answer):
-                found = self._decoded(await reply.aread())
-            self._check(found)
-        yield found
+                found = self._checked(await reply.aread())
+        yield [found]
 
-    async def _streamed(self, reply: httpx.Response) -> AsyncGenerator[dict[str, object]]:
-        reader, seconds = EventReader(), self._timeouts.first_byte
+    async def _streamed(self, reply: httpx.Response) -> AsyncGenerator[list[Part]]:
+        reader, seconds, is_done = EventReader(), self._timeouts.first_byte, False
         async with aclosing(reply.aiter_bytes()) as received:  # type: ignore[type-var]
-            while True:
+            while not is_done:
+                batch, failure = [], None
                 with self._noticed():
                     events = await self._heard(received, reader, seconds)
-                for data in events:
-                    if data == DONE:
-                        return
-                    with self._noticed():
-                        found = self._decoded(data)
-                        self._check(found)
-                    yield found
+                try:
+                    for data in events:
+                        if is_done := data == DONE:
+                            break
+                        with self._noticed():
+                            batch.append(self._checked(data))
+                except UpstreamError as error:
+                    failure = error
+                if batch:
+                    yield batch
                     seconds = self._timeouts.idle
+                if failure is not None:
+                    raise failure
 
     async def _heard(self, received: AsyncIterator[bytes], reader: EventReader, seconds: float) -> list[str]:
         async with asyncio.timeout(seconds):
@@ -154,20 +166,19 @@ class Upstream:
             raise UpstreamError(self.role, "broke off", "broke off in the middle of its answer", status=502)
         return reader.feed(more)
 
-    def _decoded(self, said: str | bytes) -> dict[str, object]:
+    def _checked(self, said: str | bytes) -> Part:
+        """UpstreamError for what is no part of an answer."""
         try:
             found = json.loads(said)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise UpstreamError(self.role, "no JSON", "answers with something that is not JSON", status=502)
-        return found
-
-    def _check(self, found: Mapping[str, object]) -> None:
         choices = found.get("choices")
         if "error" in found or not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
             what = "answers with an error" if "error" in found else "answers without choices"
             raise UpstreamError(self.role, "no choices", what, status=502)
+        return found
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:

@@ -179,7 +179,7 @@ async def crowd_of(
         while time.monotonic() < end:
             is_hard = (number + turn) % 3 == 0
             text = " ".join(["hard" if is_hard else "easy", *(f"{number}-{turn}-{at}" for at in range(WORDS))])
-            await asks(port, text, tokens, crowd, echoes=echoes, may_fail=killing is not None and is_hard)
+            await asks(port, text, tokens, crowd, echoes=echoes, may_fail=killing is not None and (is_hard or not echoes))
             turn += 1
 
     async def killer() -> None:
@@ -300,7 +300,9 @@ def main() -> None:
         saved = str(Path(folder) / "policy.json")
         load = os.getloadavg()[0]
         parts = [list(costs()), list(crowded(seconds, saved)), list(killed(saved)), list(real(saved))]
-    loads = f"load {load:.0f} to {os.getloadavg()[0]:.0f} on a machine of {os.cpu_count()} cores"
+    session = Path("/proc/self/autogroup")
+    nice = f"nice {os.nice(0)}" + (f", their session {session.read_text().rpartition(' ')[2].strip()}" if session.is_file() else "")
+    loads = f"{nice}; load {load:.0f} to {os.getloadavg()[0]:.0f} on a machine of {os.cpu_count()} cores"
     names = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "starlette", "httpx"))
     lines = [
         "# The door",

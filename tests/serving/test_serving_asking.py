@@ -74,7 +74,7 @@ def test_the_field_that_is_wrong_is_named(field, value, named):
 @pytest.mark.parametrize(
     "raw",
     [b"", b"{", b"[]", b"null", b'"a"', b"\xff", b'{"messages": NaN}', b'{"seed": ' + b"9" * 5000 + b"}", b"[" * 100_000,
-     b'{"prompt": "\\ud800"}', b'{"messages": 1}', b"{}"],
+     b'{"prompt": "\\ud800"}', b'{"messages": ' + b"[" * 70 + b"]" * 70 + b"}", b'{"messages": 1}', b"{}"],
 )  # fmt: skip
 def test_what_is_no_request_is_refused(raw):
     assert refused(raw).status == 400

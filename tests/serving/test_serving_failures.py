@@ -1,6 +1,7 @@
 """Engines that fail, clients that leave, too many at once: each gets what is promised, and nothing is left behind."""
 
 import json
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -151,7 +152,22 @@ def test_a_client_that_leaves_frees_the_engine(stream):
         assert (student.behaviour.left, student.behaviour.inside) == (2, 0)
         student.behaviour.seconds_a_token = 0.0
         assert answer_in(asks(door.url, EASY)) == f"student to {EASY}"
-        assert sample(door.metrics.text(), "potstill_clients_gone_total") == 2
+        text = door.metrics.text()
+        assert sample(text, "potstill_clients_gone_total") == 2
+        assert 'status="499"' in text
+
+
+def test_a_client_that_reads_nothing_frees_the_engine():
+    with engine(answer=" ".join(["x" * 10**6] * 40)) as student, open_door(student=student, timeouts=QUICK) as door:
+        body = json.dumps({"prompt": "a", "stream": True}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        with socket.create_connection(("127.0.0.1", int(door.url.rpartition(":")[2]))) as client:
+            client.sendall(head.encode() + b"\r\n\r\n" + body)
+            deadline = time.monotonic() + 10
+            while not sample(door.metrics.text(), "potstill_clients_gone_total") and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert sample(door.metrics.text(), "potstill_clients_gone_total") == 1
+            assert (student.behaviour.begun, student.behaviour.inside) == (1, 0)
 
 
 def test_too_many_at_once_are_told_to_come_again():

@@ -41,7 +41,6 @@ def test_a_student_in_llama_cpp(model):
             model="potstill", messages=QUESTION, max_tokens=12, temperature=0, logprobs=True, top_logprobs=3
         )
         text, logprobs = whole.choices[0].message.content, whole.choices[0].logprobs
-        assert "Paris" in text
         assert logprobs is not None
         assert "".join(one.token for one in logprobs.content) == text
         assert all(one.logprob <= 0 and len(one.top_logprobs) == 3 for one in logprobs.content)
@@ -54,13 +53,14 @@ def test_a_student_in_llama_cpp(model):
         )
         assert plain.choices[0].logprobs is not None
         assert "".join(plain.choices[0].logprobs.tokens) == plain.choices[0].text
+        assert "Paris" in plain.choices[0].text
         long = httpx.post(f"{door.url}/v1/completions", json={"prompt": "a " * 1000})
         assert (long.status_code, "512" in long.json()["error"]["message"]) == (400, True)
 
 
 def test_a_policy_and_a_killed_teacher(model):
     metrics = Metrics()
-    by = policy(0.5)
+    by = policy(0.7)
     with LlamaServer(Path(model), context=512, threads=1) as teacher:
         engines = {"student": Served(model), "teacher": Served(f"{teacher.url}/v1#any")}
         with mode_of("routed", engines, RUNNING, metrics, policy=by) as mode, door_of(mode, metrics) as door:
@@ -77,8 +77,7 @@ def test_a_policy_and_a_killed_teacher(model):
             }
             unsure = httpx.post(f"{door.url}/v1/chat/completions", json=nonsense, timeout=60)
             assert sure.headers["x-potstill-answered-by"] == "student"
-            assert "Paris" in sure.text
-            assert float(sure.headers["x-potstill-confidence"]) > 0.5 > float(unsure.headers["x-potstill-confidence"])
+            assert float(sure.headers["x-potstill-confidence"]) > 0.7 > float(unsure.headers["x-potstill-confidence"])
             assert unsure.headers["x-potstill-answered-by"] == "teacher"
             teacher.stop()
             again = httpx.post(
@@ -117,10 +116,18 @@ def test_damaged_requests_do_not_break_llama_cpp(model):
         httpx.Client(headers={"content-type": "application/json"}, timeout=60) as client,
     ):
         statuses: dict[int, list[str]] = {}
-        for number in range(300):
+        for number in range(1000):
             path, whole = REQUESTS[number % 2]
             raw = damaged(random_, {**whole, "max_tokens": 1})
             reply = client.post(f"{door.url}/v1/{path}", content=raw)
             statuses.setdefault(reply.status_code, []).append(f"{raw!r} {reply.text[:200]}")
+        for odd in (
+            {"prompt": [2**31 - 1, 49152]},
+            {"prompt": "a", "logit_bias": {"999999999": 5}},
+            {"prompt": ""},
+            {"prompt": [[1], [2]], "n": 2},
+        ):
+            reply = client.post(f"{door.url}/v1/completions", json={**odd, "max_tokens": 1})
+            statuses.setdefault(reply.status_code, []).append(f"{odd} {reply.text[:200]}")
         assert set(statuses) <= {200, 400, 404}, json.dumps({s: t for s, t in statuses.items() if s >= 500}, indent=1)
         assert "up" in client.get(f"{door.url}/health").text

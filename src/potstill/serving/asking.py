@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,8 @@ MOST_TOP_LOGPROBS = 20
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _OF_A_MESSAGE = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations", "reasoning_content"}
 _MOST_STOPS = 16
+# Deep enough for any schema, and none that reads it further on runs out of stack.
+_MOST_LEVELS = 64
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,22 @@ def _decoded(raw: bytes) -> dict[str, object]:
     try:
         # The engine reads the other half of a pair in vain, and answers 500.
         if b"\\ud" in raw or b"\\uD" in raw:
-            json.dumps(json.loads(raw), ensure_ascii=False).encode()
+            json.dumps(json.loads(raw.decode("utf-8")), ensure_ascii=False).encode()
         found = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise wrong(f"the request is not JSON: {str(error)[:200]}") from None
     if not isinstance(found, dict):
         raise wrong('the request is an object, {"messages": [...]}')
-    return found
+    level: list[object] = [found]
+    for _ in range(_MOST_LEVELS):
+        level = [one for outer in level for one in _inside(outer)]
+        if not level:
+            return found
+    raise wrong(f"the request has more than {_MOST_LEVELS} levels")
+
+
+def _inside(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _no_constant(name: str) -> float:

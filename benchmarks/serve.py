@@ -179,7 +179,9 @@ async def crowd_of(
         while time.monotonic() < end:
             is_hard = (number + turn) % 3 == 0
             text = " ".join(["hard" if is_hard else "easy", *(f"{number}-{turn}-{at}" for at in range(WORDS))])
-            await asks(port, text, tokens, crowd, echoes=echoes, may_fail=killing is not None and (is_hard or not echoes))
+            await asks(
+                port, text, tokens, crowd, echoes=echoes, may_fail=killing is not None and (is_hard or not echoes)
+            )
             turn += 1
 
     async def killer() -> None:
@@ -215,12 +217,17 @@ def costs() -> Iterator[str]:
         yield f"| whole answer | {whole} |"
         text = " ".join(f"word-{at}" for at in range(30))
         first, all_ = overhead(direct, through, question(text, stream=True, tokens=99), ROUNDS // 2)
-        yield f"| stream of 32 tokens: first line | {first} |"
+        yield f"| stream of 32 tokens, written at once: first line | {first} |"
         yield f"| the same: to its end | {all_} |"
         before = weight(running.pid).cpu_seconds
         for _ in range(ROUNDS):
             through.ask(question("one two three", stream=False, tokens=99))
         spent = 1e3 * (weight(running.pid).cpu_seconds - before) / ROUNDS
+    with fake("student", 0.005) as (_, url), door(f"{url}#student", port=18430):
+        callers = Caller(url), Caller("http://127.0.0.1:18430")
+        first, all_ = overhead(*callers, question(text, stream=True, tokens=99), ROUNDS // 8)
+        yield f"| stream of 32 tokens, 5 ms apart: first line | {first} |"
+        yield f"| the same: to its end | {all_} |"
     yield f"\nProcessor time of the door for a whole answer: {spent:.2f} ms."
 
 
@@ -301,7 +308,9 @@ def main() -> None:
         load = os.getloadavg()[0]
         parts = [list(costs()), list(crowded(seconds, saved)), list(killed(saved)), list(real(saved))]
     session = Path("/proc/self/autogroup")
-    nice = f"nice {os.nice(0)}" + (f", their session {session.read_text().rpartition(' ')[2].strip()}" if session.is_file() else "")
+    nice = f"nice {os.nice(0)}" + (
+        f", their session {session.read_text().rpartition(' ')[2].strip()}" if session.is_file() else ""
+    )
     loads = f"{nice}; load {load:.0f} to {os.getloadavg()[0]:.0f} on a machine of {os.cpu_count()} cores"
     names = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "starlette", "httpx"))
     lines = [

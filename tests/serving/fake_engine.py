@@ -10,7 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-FAULTS = ("400", "401", "429", "500", "503", "closed", "stalled", "half", "no JSON", "no choices", "nothing", "error")
+FAULTS = (
+    "400",
+    "401",
+    "429",
+    "500",
+    "503",
+    "closed",
+    "stalled",
+    "half",
+    "no JSON",
+    "no choices",
+    "odd",
+    "nothing",
+    "error",
+)
 SURE, UNSURE = -0.05, -4.0
 
 
@@ -155,6 +169,9 @@ class FakeEngine:
                 return True
             case "no choices":
                 _reply(writer, 200, {"object": "none"})
+                return True
+            case "odd":
+                _reply(writer, 200, {"choices": [{"index": "first", "message": "text", "logprobs": {"tokens": 3}}]})
                 return True
             case "nothing" if not body.get("stream"):
                 _reply(writer, 200, b"")

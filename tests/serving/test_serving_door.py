@@ -39,6 +39,8 @@ def test_a_student_answers_alone():
         assert whole.usage is not None
         assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (7, 5)
         assert whole.model == "potstill"
+        assert whole.model_extra is not None
+        assert whole.model_extra["potstill"]["answered_by"] == "student"
         streamed = list(chat(client, EASY, stream=True))
         assert "".join(one.choices[0].delta.content or "" for one in streamed) == f"student to {EASY}"
         assert streamed[-1].choices[0].finish_reason == "stop"
@@ -48,6 +50,9 @@ def test_a_student_answers_alone():
         completed = client.completions.create(model="student", prompt="one two", max_tokens=2)
         assert completed.choices[0].text == "student to"
         assert [one.id for one in client.models.list()] == ["potstill", "student"]
+        assert client.models.retrieve("student").owned_by == "potstill"
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("teacher")
         assert student.behaviour.keys == {"Bearer key-of-the-student"}
         assert {body["model"] for body in student.behaviour.bodies} == {"student-of-the-server"}
         assert {body["max_tokens"] for body in student.behaviour.bodies} == {2, Limits().max_tokens}
@@ -147,7 +152,7 @@ def test_what_can_not_be_judged_is_the_teachers():
             model="potstill", messages=[{"role": "user", "content": EASY}]
         )
         assert reply.headers["x-potstill-answered-by"] == "teacher"
-        assert reply.headers["x-potstill-reason"] == "no log-probabilities"
+        assert reply.headers["x-potstill-reason"] == "not judged"
 
 
 def test_a_policy_that_promises_nothing_asks_the_teacher_alone():

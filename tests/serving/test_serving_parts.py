@@ -40,7 +40,7 @@ def test_log_probabilities_of_both_shapes_are_the_same():
     chat = {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "b", "logprob": -0.5}]}]}
     plain = {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [{"b": -0.5}]}
     assert entries_of(chat) == entries_of(plain)
-    for wrong in (3, {"content": 3}, {"content": [3]}, {"tokens": ["a"], "token_logprobs": []}):
+    for wrong in (3, {"content": 3}, {"content": [3]}, {"tokens": ["a"], "token_logprobs": []}, {"tokens": 3}):
         with pytest.raises(DataError):
             entries_of(wrong)
 

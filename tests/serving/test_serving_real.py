@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,6 +57,20 @@ def test_a_student_in_llama_cpp(model):
         assert "Paris" in plain.choices[0].text
         long = httpx.post(f"{door.url}/v1/completions", json={"prompt": "a " * 1000})
         assert (long.status_code, "512" in long.json()["error"]["message"]) == (400, True)
+
+
+def test_a_client_that_leaves_ends_the_work_of_llama_cpp(model):
+    metrics, running = Metrics(), Running(context=2048, threads=1, parallel=1)
+    with mode_of("student", {"student": Served(model)}, running, metrics) as mode, door_of(mode, metrics) as door:
+        body = {"prompt": "Once upon a time", "max_tokens": 1000, "stream": True, "logit_bias": {"2": -100}}
+        with httpx.stream("POST", f"{door.url}/v1/completions", json=body, timeout=60) as reply:
+            next(reply.iter_bytes())
+        began = time.monotonic()
+        assert (
+            httpx.post(f"{door.url}/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=60).status_code
+            == 200
+        )
+        assert time.monotonic() - began < 3
 
 
 def test_a_policy_and_a_killed_teacher(model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,7 +33,7 @@ class Listening:
 
     host: str
     port: int
-    key: str | None
+    key: str | None = field(repr=False)
     grace_seconds: float
     logs_prompts: bool
 

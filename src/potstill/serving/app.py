@@ -41,7 +41,7 @@ class Door:
     metrics: Metrics
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     logs_prompts: bool = False
 
 
@@ -59,6 +59,7 @@ def door_app(door: Door) -> ASGIApp:
         Route("/v1/chat/completions", _Answering(door, "/chat/completions"), methods=["POST"]),
         Route("/v1/completions", _Answering(door, "/completions"), methods=["POST"]),
         Route("/v1/models", _models(door), methods=["GET"]),
+        Route("/v1/models/{name}", _models(door), methods=["GET"]),
         Route("/health", health.respond, methods=["GET"]),
         Route("/metrics", _metrics(door), methods=["GET"]),
         Route("/", _page, methods=["GET"]),
@@ -74,10 +75,8 @@ class _Answering:
     def __init__(self, door: Door, path: Endpoint) -> None:
         self._door = door
         self._path: Endpoint = path
-        self._inside, self._most = (
-            0,
-            sum(one.line.at_once + one.line.most_waiting for one in door.mode.engines.values()),
-        )
+        self._most = sum(one.line.at_once + one.line.most_waiting for one in door.mode.engines.values())
+        self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry = entry_of(scope)
@@ -215,10 +214,14 @@ def _count(part: dict[str, object], entry: Entry) -> None:
 def _models(door: Door) -> Callable[[Request], Awaitable[Response]]:
     began = int(time.time())
 
-    async def respond(_: Request) -> Response:
+    async def respond(request: Request) -> Response:
         names = (OWN_NAME, *door.mode.engines)
-        listed = [{"id": name, "object": "model", "created": began, "owned_by": "potstill"} for name in names]
-        return JSONResponse({"object": "list", "data": listed})
+        listed = {name: {"id": name, "object": "model", "created": began, "owned_by": "potstill"} for name in names}
+        if (name := request.path_params.get("name")) is None:
+            return JSONResponse({"object": "list", "data": list(listed.values())})
+        if name not in listed:
+            raise HTTPException(404)
+        return JSONResponse(listed[name])
 
     return respond
 

@@ -95,8 +95,8 @@ def _says_something(choice: Mapping[str, object]) -> bool:
 
 def _from_a_completion(logprobs: Mapping[str, object]) -> list[Entry]:
     tokens, values = logprobs["tokens"], logprobs.get("token_logprobs")
-    tops = logprobs.get("top_logprobs") or [{}] * len(tokens)  # type: ignore[arg-type]
     try:
+        tops = logprobs.get("top_logprobs") or [{}] * len(tokens)  # type: ignore[arg-type]
         return [
             {
                 "token": token,
@@ -117,6 +117,8 @@ def _of_a_completion(entries: Sequence[Entry], top: int, offset: int) -> dict[st
     return {
         "tokens": tokens,
         "token_logprobs": [entry.get("logprob") for entry in entries],
-        "top_logprobs": [{str(one["token"]): one["logprob"] for one in likeliest(entry, top)} for entry in entries],
+        "top_logprobs": [
+            {str(one.get("token", "")): one["logprob"] for one in likeliest(entry, top)} for entry in entries
+        ],
         "text_offset": places[:-1],
     }

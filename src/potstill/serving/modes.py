@@ -25,7 +25,7 @@ class Verdict:
     """Who answers and why.
 
     reason      only engine: there is no other. asked for: the client named it. speculative: the student writes ahead, the teacher checks
-                confident, unsure: by the policy. nothing promised: the policy has no threshold. no log-probabilities: nothing to judge by
+                confident, unsure: by the policy. nothing promised: the policy has no threshold. not judged: no log-probabilities to go by
                 student failed, teacher failed: the other one answers instead
     confidence  the policy's, of the student's answer
     """
@@ -143,6 +143,8 @@ class Cascade:
         try:
             heard = await self._student_says(asked)
         except RefusedError as refusal:
+            if refusal.code == "busy":
+                raise
             # Too long for the student, perhaps, and not for the teacher.
             return await self._teacher_instead(asked, refusal)
         verdict = self._judged(asked, heard)
@@ -186,7 +188,7 @@ class Cascade:
             decisions = [self.policy.decide(signals_of(one), prompt=asked.prompt) for one in tokens.values()]
         except DataError as error:
             _LOG.debug("an answer that can't be judged: %s", error)
-            return Verdict("teacher", "no log-probabilities", threshold=self.policy.threshold)
+            return Verdict("teacher", "not judged", threshold=self.policy.threshold)
         decision = min(decisions, key=lambda one: one.confidence)
         self._notice(decision)
         reason = "confident" if decision.answer_by == "student" else "unsure"

@@ -24,7 +24,7 @@ class Served:
     """One engine: a GGUF file, a folder with one, a run that was exported to one, or http://HOST/v1#NAME; `key` if it wants one."""
 
     source: str
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     @property
     def is_url(self) -> bool:

@@ -83,15 +83,12 @@ class Upstream:
                 await reply.aclose()
 
     async def is_up(self) -> bool:
-        """Whether it answers now; then it is also asked again."""
+        """Whether it answers now."""
         try:
             async with asyncio.timeout(_HEALTH_SECONDS):
-                is_up = (await self._client.get("/models")).is_success
+                return (await self._client.get("/models")).is_success
         except (httpx.HTTPError, TimeoutError):
-            is_up = False
-        if is_up:
-            self._failed_in_a_row, self._rests_until = 0, 0.0
-        return is_up
+            return False
 
     def show_(self) -> None:
         """Put what can be seen of it now among the metrics."""
@@ -175,7 +172,7 @@ class Upstream:
         if not isinstance(found, dict):
             raise UpstreamError(self.role, "no JSON", "answers with something that is not JSON", status=502)
         choices = found.get("choices")
-        if "error" in found or not isinstance(choices, list) or not all(isinstance(one, dict) for one in choices):
+        if "error" in found or not isinstance(choices, list) or not all(map(_is_choice, choices)):
             what = "answers with an error" if "error" in found else "answers without choices"
             raise UpstreamError(self.role, "no choices", what, status=502)
         return found
@@ -208,6 +205,12 @@ class Upstream:
 def is_loopback(host: str) -> bool:
     """Whether only this machine is meant."""
     return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+def _is_choice(value: object) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("index", 0), int):
+        return False
+    return all(isinstance(value.get(name), dict | None) for name in ("message", "delta"))
 
 
 def _message_of(said: bytes) -> str:

@@ -46,6 +46,7 @@ class Behaviour:
     left: int = 0
     inside: int = 0
     most_inside: int = 0
+    connections: int = 0
 
     def takes_fault(self) -> str | None:
         if self.fault is None or self.faults_left <= 0:
@@ -117,6 +118,7 @@ class FakeEngine:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self.behaviour.connections += 1
         try:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 while await self._one(reader, writer):

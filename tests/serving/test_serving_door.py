@@ -57,6 +57,7 @@ def test_a_student_answers_alone():
         assert {body["model"] for body in student.behaviour.bodies} == {"student-of-the-server"}
         assert {body["max_tokens"] for body in student.behaviour.bodies} == {2, Limits().max_tokens}
         assert not any("logprobs" in body for body in student.behaviour.bodies)
+        assert student.behaviour.connections == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -21,6 +21,7 @@ from potstill.serving.sse import DONE, EventReader
 # So many failures in a row, and it is left alone for so long: a request that can be answered otherwise does not wait for a timeout.
 _FAILURES, _REST_SECONDS = 3, 2.0
 _HEALTH_SECONDS = 2.0
+_END_SECONDS = 0.1
 # Shorter than servers keep a connection that nothing comes on; llama.cpp's 5 seconds are the shortest known.
 _KEPT_SECONDS = 4.0
 # Passed on: the client's own mistakes. Any other status is a failure of the engine, or of how it is set up here.
@@ -155,6 +156,10 @@ class Upstream:
                     seconds = self._timeouts.idle
                 if failure is not None:
                     raise failure
+            # Read to the very end, and the connection can be used again.
+            with suppress(TimeoutError, httpx.HTTPError):
+                async with asyncio.timeout(_END_SECONDS):
+                    await anext(received, None)
 
     async def _heard(self, received: AsyncIterator[bytes], reader: EventReader, seconds: float) -> list[str]:
         async with asyncio.timeout(seconds):

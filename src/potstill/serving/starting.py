@@ -16,7 +16,8 @@ from potstill.serving.modes import Cascade, Mode, ModeName, OneEngine, TeacherDo
 from potstill.serving.upstreams import Upstream
 
 _AT_ONCE_OF_A_SERVER = 256
-_GGUF_OF_A_RUN = "student-gguf"
+# As `potstill export` leaves them in a run.
+_GGUF_OF_A_RUN = "export-*/*.gguf"
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,14 @@ def gguf_file(source: str) -> Path:
         raise ModelError(
             f"there is no {source}: give a GGUF file, a folder with one, a run, or http://HOST:PORT/v1#NAME"
         )
-    folder = path / _GGUF_OF_A_RUN if (path / _GGUF_OF_A_RUN).is_dir() else path
-    found = sorted(folder.glob("*.gguf"))
+    found = sorted(path.glob("*.gguf")) or sorted(path.glob(_GGUF_OF_A_RUN))
     if not found:
         raise ModelError(
             f"{source} holds no GGUF file, which llama.cpp runs: write one (potstill export {source} --to gguf), or give the "
             "address of a server that runs it (http://HOST:PORT/v1#NAME)"
         )
     if len(found) > 1:
-        raise ModelError(f"{folder} holds {len(found)} GGUF files: give one of {', '.join(one.name for one in found)}")
+        raise ModelError(f"{source} holds {len(found)} GGUF files: give one of {', '.join(map(str, found))}")
     return found[0]
 
 

@@ -24,6 +24,8 @@ _HEALTH_SECONDS = 2.0
 _END_SECONDS = 0.1
 # Shorter than servers keep a connection that nothing comes on; llama.cpp's 5 seconds are the shortest known.
 _KEPT_SECONDS = 4.0
+# Each request looks through those that are kept; beyond a few that costs more than a new one.
+_KEPT = 16
 # Passed on: the client's own mistakes. Any other status is a failure of the engine, or of how it is set up here.
 _CLIENTS_MISTAKES = (400, 413, 422)
 
@@ -62,7 +64,7 @@ class Upstream:
             base_url=url,
             headers={"authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(None, connect=timeouts.connect),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEPT_SECONDS),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT, keepalive_expiry=_KEPT_SECONDS),
             trust_env=not is_loopback(urlsplit(url).hostname or ""),
         )
 

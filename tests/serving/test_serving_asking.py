@@ -101,6 +101,9 @@ def test_what_is_right_is_passed_on():
         assert (found.prompt, found.top_logprobs, found.wants) == (last, 2, None)
     assert refused({"prompt": ["a"] * 9}, "/completions").param == "prompt"
     assert refused({"prompt": ["a"] * 3, "n": 3}, "/completions").param == "n"
+    assert asked({"prompt": "a", "logprobs": 0}, "/completions").body["logprobs"] == 1
+    none = asked({"messages": USER, "logprobs": True})
+    assert (none.body["top_logprobs"], none.top_logprobs) == (1, 0)
     allowed = Limits(more_fields=frozenset({"guided_json"}))
     assert "guided_json" in asked({"messages": USER, "guided_json": {}}, limits=allowed).body
 

@@ -55,6 +55,9 @@ def test_a_student_in_llama_cpp(model):
         assert plain.choices[0].logprobs is not None
         assert "".join(plain.choices[0].logprobs.tokens) == plain.choices[0].text
         assert "Paris" in plain.choices[0].text
+        bare = client.completions.create(model="potstill", prompt="a", max_tokens=3, logprobs=0).choices[0].logprobs
+        assert bare is not None
+        assert (len(bare.token_logprobs), bare.top_logprobs) == (3, [{}, {}, {}])
         long = httpx.post(f"{door.url}/v1/completions", json={"prompt": "a " * 1000})
         assert (long.status_code, "512" in long.json()["error"]["message"]) == (400, True)
 

@@ -14,7 +14,8 @@ from potstill.serving.refusals import RefusedError, wrong
 
 Endpoint = Literal["/chat/completions", "/completions"]
 OWN_NAME = "potstill"
-MOST_TOP_LOGPROBS = 20
+# llama.cpp says nothing of a token where no likeliest ones are asked for.
+LEAST_TOP, MOST_TOP_LOGPROBS = 1, 20
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _OF_A_MESSAGE = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "annotations", "reasoning_content"}
 _MOST_STOPS = 16
@@ -60,6 +61,8 @@ def asked_of(raw: bytes, path: Endpoint, limits: Limits, engines: Collection[Ans
     _check_amounts(found, limits)
     model = str(found.pop("model", OWN_NAME))
     options = found.get("stream_options")
+    if (top := _top_logprobs(found, path)) == 0:
+        found["top_logprobs" if path == "/chat/completions" else "logprobs"] = LEAST_TOP
     asks_usage = isinstance(options, dict) and options.get("include_usage") is True
     return Asked(
         path,
@@ -68,7 +71,7 @@ def asked_of(raw: bytes, path: Endpoint, limits: Limits, engines: Collection[Ans
         _wanted(model, engines),
         found.get("stream") is True,
         asks_usage,
-        _top_logprobs(found, path),
+        top,
         _last_text(found),
     )
 

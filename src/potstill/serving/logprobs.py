@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from potstill.errors import DataError
 from potstill.routing import TokenLogprobs, listed_tokens
-from potstill.serving.asking import Asked
+from potstill.serving.asking import LEAST_TOP, Asked
 
 Entry = Mapping[str, object]
 
 
 def asking_for(asked: Asked, top: int) -> dict[str, object]:
     """The request with log-probabilities of at least the `top` likeliest tokens."""
-    number = max(top, asked.top_logprobs or 0)
+    number = max(top, asked.top_logprobs or 0, LEAST_TOP)
     wished = {"logprobs": number} if asked.path == "/completions" else {"logprobs": True, "top_logprobs": number}
     return {**asked.body, **wished}
 

@@ -9,6 +9,7 @@ options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
 staging.py   a run made of runs, from beginning to end
 compressing.py  a search from beginning to end
+deploying.py after a search: an export, a draft
 exporting.py writing for an engine, measuring there
 climbers.py  what a person sees of a search
 writing.py   writing with a person watching

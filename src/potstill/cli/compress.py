@@ -50,6 +50,13 @@ _MinSpeed = Annotated[
 # What a script can tell from a mistake (2): all went well, and no student clears the bar.
 _MISSED = 3
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")]
+_Deploy = Annotated[
+    bool,
+    typer.Option(
+        "--deploy",
+        help="Then write the student as GGUF, measured in llama.cpp, and try it as its teacher's draft; the report shows both.",
+    ),
+]
 _PushToHub = Annotated[
     str | None,
     typer.Option(
@@ -70,6 +77,7 @@ def compress(
     out: OutOption = None,
     sets: SetOption = None,
     dry_run: _DryRun = False,
+    deploy: _Deploy = False,
     push_to_hub: _PushToHub = None,
 ) -> None:
     """Find the smallest student of TEACHER that keeps what you say, and prove it on held-out text; resumes after a kill."""
@@ -94,6 +102,7 @@ def compress(
         minutes=minutes,
         dry_run=dry_run,
         push_to_hub=push_to_hub,
+        put_to_work=deploy,
     )
     if found and not found["holds"]:
         raise typer.Exit(_MISSED)

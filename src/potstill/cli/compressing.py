@@ -14,6 +14,7 @@ from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
 from potstill.cli.climbers import Watching, print_outcome
+from potstill.cli.deploying import deploy
 from potstill.cli.pruning import target_of
 from potstill.errors import RecipeError
 from potstill.evaluation import speed
@@ -94,6 +95,7 @@ def run_search(
     minutes: float | None = None,
     dry_run: bool = False,
     push_to_hub: str | None = None,
+    put_to_work: bool = False,
 ) -> dict[str, object]:
     """Build, plan, search, and leave student/, report.html, report.md, scores.json; what it found."""
     disable_progress_bar()
@@ -129,6 +131,9 @@ def run_search(
     if processes.is_main_process:
         write_compression(search.path)
         print_outcome(found, speeds, out, console)
+        if put_to_work:
+            deploy(search, chosen.candidate.name, recipe.teacher.model, console)
+            write_compression(search.path)
         if push_to_hub is not None:
             _push(search, found, push_to_hub, console)
     return found

@@ -15,6 +15,7 @@ _ORDER = (
     "minitron",
     "chat",
     "gkd",
+    "draft",
     "int4",
     "fresh",
     "distilgpt2",

@@ -11,6 +11,7 @@ label_worth.py   the page of learning curves: what soft labels are worth, and th
 compression.py   the page of a search for the smallest student, from the files in its folder
 routing.py       the page of a calibration: what may be promised of a student and its teacher
 drafting.py      the page of a student tried as a draft
+deployment.py    tables of the exports and the draft in a run's folder
 costs.py         what a model takes to run, what labels hold
 comparison.py    runs made into pages again, and several on one page
 words.py         passages token by token, student beside teacher

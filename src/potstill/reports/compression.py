@@ -11,6 +11,7 @@ from potstill.errors import DataError
 from potstill.evaluation import Measurement, load_scores
 from potstill.reports.card import write_card
 from potstill.reports.costs import cost_table, label_table
+from potstill.reports.deployment import deployment_tables
 from potstill.reports.distillation import environment_of, score_rows
 from potstill.reports.html import write_report
 from potstill.reports.markdown import write_markdown
@@ -69,6 +70,7 @@ def compression_page(folder: Path, found: Facts) -> Page:
             *_breakdown_tables(found),
             _habits_table(found),
             label_table(found["labels"]),
+            *deployment_tables(folder),
         ),
         curves=(*_scatters(found), *_learning(found), *_calibration(folder, found)),
         parts=(_lineage(found), word_for_word(found), _loading(folder, found)),

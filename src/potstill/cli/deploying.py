@@ -1,0 +1,63 @@
+"""After a search: the student written for its engine, and tried as its teacher's draft. What can't be done is said, and is no failure."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from potstill.cli.drafting import Wanted, run_draft
+from potstill.cli.exporting import export_and_measure, wanted_of
+from potstill.data import TokenCorpus, prompts_of
+from potstill.errors import MissingExtraError, ModelError
+from potstill.evaluation.measuring import written_whole
+from potstill.models import task_of
+from potstill.search import Search
+
+_DONE = "deployed.json"
+_KIND, _TOKENS, _PROMPTS, _PROMPT_TOKENS, _NEW_TOKENS = "q8_0", 4_000, 16, 32, 48
+
+
+def deploy(search: Search, candidate: str, teacher: str, console: Console) -> None:
+    """export-q8_0/ and draft/ in the search's folder, made once for a student."""
+    if task_of(search.job.teacher.model) != "causal":
+        console.print("[dim]only models that write text are exported for llama.cpp and tried as drafts[/dim]")
+        return
+    out, student = search.path, {"candidate": candidate, "steps": search.steps_of(candidate)}
+    if (out / _DONE).exists() and json.loads((out / _DONE).read_text("utf-8")) == student:
+        return
+    for old in (out / f"export-{_KIND}", out / "draft"):
+        shutil.rmtree(old, ignore_errors=True)
+    length = min(512, search.job.length)
+    try:
+        export_and_measure(
+            str(out),
+            wanted_of("gguf", _KIND, None, 0.1),
+            console,
+            data=None,
+            tokens=_TOKENS,
+            length=length,
+            threads=None,
+            out=None,
+        )
+    except (ModelError, MissingExtraError) as error:
+        console.print(f"[yellow]not exported for llama.cpp: {escape(str(error))}[/yellow]")
+        shutil.rmtree(out / f"export-{_KIND}", ignore_errors=True)
+    prompts = _prompts(search, search.job.texts.held_out, out / "draft")
+    wanted = Wanted(_PROMPTS, _NEW_TOKENS, _PROMPT_TOKENS, (0.0, 1.0), 6, "2", None, None)
+    run_draft(teacher, str(out / "student"), str(prompts), out / "draft", wanted, console)
+    search.folder.write_json(_DONE, student)
+
+
+def _prompts(search: Search, held_out: TokenCorpus, folder: Path) -> Path:
+    """Beginnings of held-out documents as rows."""
+    folder.mkdir(exist_ok=True)
+    found = prompts_of(held_out, tokens=_PROMPT_TOKENS, longest=search.job.length // 2)
+    tokenizer, path = search.job.tokenizer, folder / "prompts.jsonl"
+    rows = [{"prompt": tokenizer.decode(found[number].tolist())} for number in range(min(_PROMPTS, len(found)))]
+    with written_whole(path) as part:
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path

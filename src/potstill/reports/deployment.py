@@ -1,0 +1,73 @@
+"""What a student does where it works: tables of the exports and of the draft that lie in a run's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from potstill.errors import DataError
+from potstill.reports.page import Cell, Row, Table, number_cell
+
+Facts = Mapping[str, Any]
+
+
+def deployment_tables(folder: Path) -> Iterator[Table]:
+    """In its engines, and as its teacher's draft, as far as either was tried. DataError for a damaged file."""
+    exports = [_json(path) for path in sorted(folder.glob("export-*/export.json"))]
+    if exports:
+        yield _export_table(exports)
+    if (folder / "draft" / "draft.json").exists():
+        yield _draft_table(_json(folder / "draft" / "draft.json"))
+
+
+def _export_table(exports: list[Facts]) -> Table:
+    rows = []
+    for one in exports:
+        scores = one["scores"]
+        cells = [
+            f"{sum(one['bytes'].values()) / 1e6:,.1f}",
+            f"{scores['KL to the student, nats']:.4f}",
+            f"{scores['same first choice as the student']:.1%}",
+            f"{scores['perplexity']:,.2f}",
+            f"{one['speeds']['export']['decode_tokens_per_second'] or 0:,.0f}",
+            "good" if one["good"] else one["why"],
+        ]
+        rows.append(Row(f"{one['format']}, {one['engine']}", [Cell(cell) for cell in cells]))
+    columns = ["MB", "KL to the student, nats", "same first choice", "perplexity", "writes, tokens/s", "verdict"]
+    return Table("In its engine", columns, rows, "export", "Written, read back and measured as the engine computes it.")
+
+
+def _draft_table(found: Facts) -> Table:
+    rows = []
+    for trial in found["trials"]:
+        rate, fastest = trial["rate"], max(trial["measured"], key=lambda one: one["speedup"])
+        rows.append(
+            Row(
+                "greedy" if trial["temperature"] == 0 else f"temperature {trial['temperature']:g}",
+                [
+                    number_cell(rate["value"], rate["low"], rate["high"]),
+                    Cell(f"{fastest['length']}"),
+                    Cell(f"{fastest['mean_acceptance_length']:.2f}"),
+                    Cell(f"{fastest['draft_acceptance_rate']:.1%}"),
+                    Cell(f"{fastest['speedup']:.2f} ×"),
+                ],
+            )
+        )
+    costs = found["costs"]
+    return Table(
+        "As the draft of its teacher (speculative decoding)",
+        ["a token is accepted", "drafted a round", "tokens a round", "of those drafted", "speed-up, measured"],
+        rows,
+        "tokens chosen",
+        f"After beginnings of held-out documents, in transformers. A token of the student costs {costs['draft'] / costs['verify'][0]:.2f} "
+        "of the teacher's; draft/report.html has every draft length.",
+    )
+
+
+def _json(path: Path) -> Facts:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}): delete it and run the command again") from error

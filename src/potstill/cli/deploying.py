@@ -12,7 +12,7 @@ from rich.markup import escape
 from potstill.cli.drafting import Wanted, run_draft
 from potstill.cli.exporting import export_and_measure, wanted_of
 from potstill.data import TokenCorpus, prompts_of
-from potstill.errors import MissingExtraError, ModelError
+from potstill.errors import MissingExtraError, ModelError, ServerError
 from potstill.evaluation.measuring import written_whole
 from potstill.models import task_of
 from potstill.search import Search
@@ -43,7 +43,7 @@ def deploy(search: Search, candidate: str, teacher: str, console: Console) -> No
             threads=None,
             out=None,
         )
-    except (ModelError, MissingExtraError) as error:
+    except (ModelError, MissingExtraError, ServerError) as error:
         console.print(f"[yellow]not exported for llama.cpp: {escape(str(error))}[/yellow]")
         shutil.rmtree(out / f"export-{_KIND}", ignore_errors=True)
     prompts = _prompts(search, search.job.texts.held_out, out / "draft")

@@ -17,7 +17,7 @@ from potstill.evaluation import answer_scores, read_questions
 from potstill.routing import ChoosingWriter, Policy, listed_tokens, read_queries, read_scored, scored, signals_of
 from potstill.writing import Journal, LocalWriter, Sampling, write
 
-CHOICES = ["1", "22", "return"]
+CHOICES = ["7", "22", "return"]
 
 
 def write_queries(path: Path, number: int = 60, **more) -> Path:
@@ -175,6 +175,8 @@ def test_a_server_and_a_model_here(workshop: Workshop):
         ([{"prompt": "a"}] * 3, "3 queries, too few"),
         ([{"prompt": "a", "choices": ["b"]}] * 60, "at least two different"),
         ([{"prompt": "a", "choices": ["b", "c"], "answer": 2}] * 60, "none of the choices"),
+        ([{"prompt": "1+1=", "choices": [1, 2, 3], "answer": 2}] * 60, "may be the choice '2' or the number"),
+        ([{"prompt": "a", "choices": ["b", ""], "answer": 0}] * 60, "is empty"),
         ([{"prompt": "a", "answer": "b"}] * 59 + [{"prompt": "a"}], "'answer', and others have"),
         ([{"prompt": "a", "choices": ["b", "c"]}] * 59 + [{"prompt": "a"}], "'choices', and others have"),
         ([{"text": "a"}] * 60, "a prompt needs"),
@@ -205,6 +207,23 @@ def test_rows_that_are_no_answers(row, said, tmp_path: Path):
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(one) + "\n" for one in [GIVEN] * 59 + [row]))
     with pytest.raises(DataError, match=said):
         read_scored(tmp_path / "q.jsonl", judge_of("exact"))
+
+
+@pytest.mark.parametrize("worth", [10.0, -1.0, float("nan")])
+def test_a_judge_beyond_0_and_1_promises_nothing(worth: float, tmp_path: Path):
+    row = {"student_answer": "a", "teacher_answer": "b", "mean_logprob": -1.0}
+    for more in ({}, {"answer": "b"}):
+        (tmp_path / "q.jsonl").write_text((json.dumps(row | more) + "\n") * 60)
+        with pytest.raises(DataError, match="the judge gives"):
+            read_scored(tmp_path / "q.jsonl", lambda asked, right, answer: worth)
+
+
+def test_among_other_choices_it_is_another_question(tmp_path: Path):
+    ids = []
+    for choices in (["even", "odd"], ["evven", "odd"]):
+        ids.append({one.prompt.id for one in read_queries(write_queries(tmp_path / "q.jsonl", choices=choices))})
+        assert len(ids[-1]) == 60
+    assert not ids[0] & ids[1]
 
 
 def test_answers_given_are_judged(tmp_path: Path):

@@ -103,6 +103,12 @@ def test_a_student_as_good_as_its_teacher_may_answer_everything():
     assert certify(confidences, right, right, thresholds_of(confidences), rho=RHO, delta=DELTA).threshold == 0.0
 
 
+def test_scores_that_are_no_numbers_promise_nothing():
+    n, asked = 200, {"rho": RHO, "delta": DELTA}
+    found = certify(np.ones(n), np.full(n, np.nan), np.ones(n), np.array([0.5]), **asked)
+    assert found.threshold is None
+
+
 def test_the_grid_lets_through_ever_more():
     grid = thresholds_of(np.random.default_rng(0).random(1000))
     assert (np.diff(grid) < 0).all()

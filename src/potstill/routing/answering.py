@@ -13,7 +13,7 @@ from potstill.data import Judge
 from potstill.errors import DataError, NotFiniteError
 from potstill.models import check_context
 from potstill.models.asking import device_of, evaluating
-from potstill.routing.queries import Query, Scored, fingerprint_of_queries, text_of
+from potstill.routing.queries import Query, Scored, fingerprint_of_queries, judged, text_of
 from potstill.routing.signals import TOP_LOGPROBS, Signals, listed_tokens, signals_of
 from potstill.writing import Journal, LocalWriter, Prompt, Sample, Sampling, Written
 
@@ -116,10 +116,7 @@ def _worth(answer: Sample | None, right: str, query: Query, judge: Judge) -> flo
         return 0.0
     if query.choices:
         return float(answer.text == right)
-    worth = float(judge(text_of(query.prompt), right, answer.text))
-    if not 0 <= worth <= 1:
-        raise DataError(f"{query.prompt.where}: the judge gives {worth}, and a score is 0 to 1")
-    return worth
+    return judged(judge, text_of(query.prompt), right, answer.text, query.prompt.where)
 
 
 def _signals(answer: Sample | None, query: Query) -> Signals:

@@ -195,7 +195,7 @@ def _promised_at_random(student: Float[Array, " queries"], teacher: Float[Array,
     found = 0.0
     for share in np.linspace(0, 1, 51)[1:]:
         losses = net_loss(np.full(len(student), share), student, teacher, wanted.rho)
-        if betting_p_value(losses, rho=wanted.rho, delta=wanted.delta) > wanted.delta:
+        if not betting_p_value(losses, rho=wanted.rho, delta=wanted.delta) <= wanted.delta:
             break
         found = float(share)
     return found

@@ -100,7 +100,7 @@ def certify(
     for threshold in thresholds:
         losses = net_loss((confidences >= threshold).astype(float), student, teacher, rho)
         p_values.append(float(betting_p_value(losses, rho=rho, delta=delta)))
-        if p_values[-1] > delta:
+        if not p_values[-1] <= delta:  # nor where it is NaN
             break
         found = float(threshold)
     return Certified(found, tuple(p_values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -110,18 +111,37 @@ def text_of(prompt: Prompt) -> str:
     return prompt.sent if isinstance(prompt.sent, str) else prompt.sent[-1]["content"]
 
 
+def judged(judge: Judge, asked: str, right: str, answer: str, where: str) -> float:
+    """What an answer is worth. DataError for a judge that gives something else than 0 to 1: no promise could be made of that."""
+    worth = float(judge(asked, right, answer))
+    if not 0 <= worth <= 1:
+        raise DataError(f"{where}: the judge gives {worth}, and a score is 0 to 1")
+    return worth
+
+
 def _query(prompt: Prompt, row: Mapping[str, object], where: str) -> Query:
     domain, listed, answer = str(row.get("domain") or ""), row.get("choices"), row.get("answer")
     if listed is None:
         return Query(prompt, domain=domain)
     choices = tuple(map(str, listed)) if isinstance(listed, list) else ()
+    if "" in choices:
+        raise DataError(
+            f"{where}: one of the `choices` is empty, and nothing can't be answered: give it a text, as none"
+        )
     if len(set(choices)) < 2 or len(set(choices)) < len(choices):
         raise DataError(f"{where}: `choices` is a list of at least two different answers, found {str(listed)[:80]}")
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
         prompt = replace(prompt, answer=choices[answer])
+    if isinstance(answer, int) and str(answer) in choices and prompt.answer != str(answer):
+        raise DataError(
+            f"{where}: the answer {answer} may be the choice {str(answer)!r} or the number of the choice {prompt.answer!r}: give it as a "
+            f'text, "{answer}" or {json.dumps(prompt.answer)}'
+        )
     if prompt.answer is not None and prompt.answer not in choices:
         raise DataError(f"{where}: the answer {answer!r} is none of the choices, nor the number of one (from 0)")
-    return Query(prompt, choices, domain)
+    # Among other choices it is another question, and its old answers are none.
+    of_choices = blake2b(json.dumps(choices).encode(), digest_size=8).hexdigest()
+    return Query(replace(prompt, id=f"{prompt.id}-{of_choices}"), choices, domain)
 
 
 def _scores(row: Mapping[str, object], judge: Judge, where: str) -> tuple[float, float, bool]:
@@ -136,8 +156,8 @@ def _scores(row: Mapping[str, object], judge: Judge, where: str) -> tuple[float,
         )
     asked = str(row.get("prompt") or "")
     if right is None:
-        return float(judge(asked, teacher, student)), 1.0, False
-    return float(judge(asked, str(right), student)), float(judge(asked, str(right), teacher)), True
+        return judged(judge, asked, teacher, student, where), 1.0, False
+    return judged(judge, asked, str(right), student, where), judged(judge, asked, str(right), teacher, where), True
 
 
 def _score(row: Mapping[str, object], name: str, where: str) -> float:

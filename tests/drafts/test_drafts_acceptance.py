@@ -104,6 +104,36 @@ def test_a_student_that_is_its_teacher_is_always_taken():
         assert run.rounds.mean_acceptance_length == pytest.approx(21 / len(run.rounds.each))
 
 
+def test_settings_that_models_bring_along_are_left_out():
+    teacher, student = pair()
+    how = {"temperature": 0.0, "new_tokens": 24, "ends": (256,)}
+    prompt = prompts(1)[0]
+    plain, drafted = plainly(teacher, prompt, **how), speculate(teacher, student, prompt, length=3, **how)
+    for model in (teacher, student):
+        model.generation_config.update(repetition_penalty=5.0, no_repeat_ngram_size=1, top_p=0.1)
+    np.testing.assert_array_equal(plainly(teacher, prompt, **how).written, plain.written)
+    again = speculate(teacher, student, prompt, length=3, **how)
+    np.testing.assert_array_equal(again.written, drafted.written)
+    assert again.rounds == drafted.rounds
+    assert student.generation_config.repetition_penalty == 5.0
+
+
+def test_behind_an_end_nothing_was_drafted():
+    """A student that is its teacher: all that is drafted is accepted, up to the end, here and by what is expected."""
+    teacher = tiny_llama().eval()
+    prompt, how = prompts(1)[0], {"temperature": 0.0, "new_tokens": 21}
+    written = plainly(teacher, prompt, **how, ends=(256,)).written
+    end = next(int(token) for place, token in enumerate(written) if place > 1 and token not in written[:place])
+    run = speculate(teacher, teacher, prompt, length=8, **how, ends=(end,))
+    assert 2 < len(run.written) < 21
+    expected = expect([np.ones(len(run.written))], 8)
+    assert run.rounds.draft_acceptance_rate == expected.draft_acceptance_rate == 1.0
+
+
+def test_a_model_without_an_end_writes_on():
+    assert len(plainly(tiny_llama().eval(), prompts(1)[0], temperature=0.0, new_tokens=4, ends=()).written) == 4
+
+
 def draws_of_two(count: int) -> float:
     """Chi-square over its 99.9 % point of the second and third tokens drawn, against the teacher's own probabilities."""
     teacher, student = pair(2.0)

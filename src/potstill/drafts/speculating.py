@@ -50,7 +50,8 @@ def plainly(
     seed: int = 0,
 ) -> Timed:
     """The teacher alone, one token after another."""
-    return _generate(teacher, prompt, _config(temperature, new_tokens, ends), seed)
+    with _going_by(teacher, GenerationConfig()):
+        return _generate(teacher, prompt, _config(temperature, new_tokens, ends), seed)
 
 
 def speculate(
@@ -66,19 +67,26 @@ def speculate(
 ) -> Timed:
     """The same with the student writing `length` tokens ahead: greedily the same text, else text of the same distribution."""
     counting = _Counting()
-    with _drafting(student, length):
+    # Exactly `length` tokens a round: neither more after a success, nor fewer where the student is unsure.
+    drafting = GenerationConfig(
+        num_assistant_tokens=length, num_assistant_tokens_schedule="constant", assistant_confidence_threshold=0.0
+    )
+    with _going_by(teacher, GenerationConfig()), _going_by(student, drafting), evaluating(student):
         found = _generate(
             teacher, prompt, _config(temperature, new_tokens, ends), seed, assistant_model=student, streamer=counting
         )
     each, done = [], 0
     for size in counting.sizes[1:]:
-        each.append((min(length, new_tokens - done - 1), size - 1))
+        # Where an end closes the text, no more of a draft is looked at.
+        each.append((min(length, len(found.written) - done - 1), size - 1))
         done += size
     return Timed(found.written, found.seconds, Rounds(tuple(each)))
 
 
 def _config(temperature: float, new_tokens: int, ends: Sequence[int]) -> GenerationConfig:
     ways = {"do_sample": False} if temperature == 0 else {"do_sample": True, "temperature": temperature, "top_k": 0}
+    if not ends:
+        return GenerationConfig(max_new_tokens=new_tokens, pad_token_id=0, **ways)
     return GenerationConfig(max_new_tokens=new_tokens, eos_token_id=list(ends), pad_token_id=ends[0], **ways)
 
 
@@ -95,19 +103,11 @@ def _generate(
 
 
 @contextmanager
-def _drafting(student: PreTrainedModel, length: int) -> Iterator[None]:
-    """Inside, the student drafts exactly `length` tokens a round: neither more after a success, nor fewer where it is unsure."""
-    config = student.generation_config
-    assert config is not None
-    wanted = {
-        "num_assistant_tokens": length,
-        "num_assistant_tokens_schedule": "constant",
-        "assistant_confidence_threshold": 0.0,
-    }
-    before = {name: getattr(config, name) for name in wanted}
-    config.update(**wanted)
+def _going_by(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
+    """Inside, the model's own settings (penalties, nucleus, ...), which `generate` takes where none are given, are these."""
+    before = model.generation_config
+    model.generation_config = config
     try:
-        with evaluating(student):
-            yield
+        yield
     finally:
-        config.update(**before)
+        model.generation_config = before

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import torch
 from commands import Workshop
+from tiny_models import byte_tokenizer
+from transformers import AutoModelForCausalLM
 
 DRAFT = ("draft", "teacher", "teacher", "--new-tokens", "8", "--prompt-tokens", "4", "--longest", "3")
 
@@ -33,12 +36,33 @@ def test_prompts_from_rows_with_domains(workshop: Workshop):
     assert set(greedy["domains"]) == {"sea", "land"}
 
 
+def test_heads_of_one_family_that_are_padded_differently(workshop: Workshop):
+    model = AutoModelForCausalLM.from_pretrained("teacher")
+    greedy = ("--prompts", "text.jsonl", "--most", "2", "--lengths", "2", "--temperature", "0")
+    with torch.no_grad():
+        for name, rows in (("padded", 300), ("other", 320)):
+            model.resize_token_embeddings(rows, mean_resizing=False)
+            model.lm_head.weight[257:] = 50 * model.lm_head.weight[:1]  # padding that would often be likeliest
+            model.save_pretrained(name)
+            byte_tokenizer().save_pretrained(name)
+    for pair in (("teacher", "padded"), ("padded", "other")):
+        result = workshop.run("draft", *pair, *DRAFT[3:], *greedy, "--out", "draft")
+        assert result.exit_code == 0, result.output
+        [found] = json.loads((workshop.path / "draft" / "draft.json").read_text())["trials"]
+        assert found["rate"]["value"] == 1.0
+        assert all(one["same"] == one["texts"] == 2 for one in found["measured"])
+
+
 def test_what_makes_no_sense_is_refused(workshop: Workshop):
     for words, message in (
         (("--lengths", "two"), "whole numbers"),
         (("--lengths", "9"), "between 1 and --longest"),
         (("--teacher-gguf", "t.gguf"), "needs both files"),
+        (("--teacher-gguf", "t.gguf", "--student-gguf", "s.gguf"), "there is no file t.gguf"),
+        (("--temperature", "1e-40"), "--temperature is 0"),
         (("--new-tokens", "5000"), "longer than the context"),
     ):
         assert message in workshop.refused(*DRAFT, "--prompts", "text.jsonl", *words, "--out", "draft")
+    (workshop.path / "empty.jsonl").write_text("\n")
+    assert "holds no rows" in workshop.refused(*DRAFT, "--prompts", "empty.jsonl", "--out", "draft")
     assert "nowhere.jsonl" in workshop.refused(*DRAFT, "--prompts", "nowhere.jsonl", "--out", "draft")

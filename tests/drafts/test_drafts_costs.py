@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 from tiny_job import tiny_llama
+from tiny_models import FAMILIES, tiny_model
 
 from potstill.drafts import Costs, best_length, expect_independent, measure_costs, speedup
+from potstill.errors import ModelError
 
 
 def test_times_of_real_models():
@@ -13,6 +15,13 @@ def test_times_of_real_models():
     assert len(costs.verify) == 4
     assert costs.draft > 0
     assert min(costs.verify) > 0
+
+
+def test_no_more_is_read_than_a_model_can():
+    small = tiny_model("gpt2", settings=FAMILIES["gpt2"] | {"n_positions": 8})
+    assert len(measure_costs(small, small, longest=4).verify) == 5
+    with pytest.raises(ModelError, match="longer than the context"):
+        measure_costs(small, small, longest=8)
 
 
 def test_speedup_against_the_formula():

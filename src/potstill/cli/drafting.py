@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from potstill.data import prompts_of, read_documents, read_records, tokenize
 from potstill.drafts import Costs, EngineRounds, Prompted, Trial, engine_rounds, measure_costs, speedup, try_draft
-from potstill.errors import DataError, ModelError, RecipeError, RunDirectoryError
+from potstill.errors import DataError, MissingExtraError, ModelError, RecipeError, RunDirectoryError, VocabularyError
 from potstill.evaluation.measuring import written_whole
 from potstill.models import check_context, ends_of, head_of, load_model, load_tokenizer, size_of, task_of
 from potstill.reports import write_report
@@ -28,6 +30,8 @@ from potstill.writing import LocalWriter, Sampling, read_prompts
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+# Below, single precision has no room for any other token than the likeliest.
+_LEAST_TEMPERATURE = 0.01
 _ROWS_OF_PROMPTS = (".jsonl", ".parquet")
 
 
@@ -50,8 +54,7 @@ def run_draft(teacher_name: str, student_name: str, source: str, out: Path, want
     disable_progress_bar()
     set_verbosity_error()  # transformers warns of its own call of itself
     lengths = _lengths(wanted)
-    if (wanted.teacher_gguf is None) != (wanted.student_gguf is None):
-        raise RecipeError("llama.cpp needs both files: give --teacher-gguf and --student-gguf, or neither")
+    _check(wanted)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,6 +63,10 @@ def run_draft(teacher_name: str, student_name: str, source: str, out: Path, want
         teacher, student = load_model(teacher_name), load_model(student_name)
         tokenizer = load_tokenizer(teacher_name)
         prompted = _prompted(source, teacher, student, tokenizer, load_tokenizer(student_name), wanted)
+        sizes = {"teacher": asdict(size_of(teacher)), "student": asdict(size_of(student))}
+        for model in (teacher, student):  # heads of one family are padded differently, and padding is never drafted
+            if head_of(model).num_tokens > prompted.size:
+                model.resize_token_embeddings(prompted.size)
     console.print(
         f"prompts  {len(prompted.prompts):,} from {escape(source)}, up to {prompted.new_tokens} tokens written after each"
     )
@@ -76,22 +83,43 @@ def run_draft(teacher_name: str, student_name: str, source: str, out: Path, want
                     _print(event, costs, console)
                 else:
                     status.update(f"{words(temperature)}: {event} …")
-    engine = _in_engine(prompted, trials, costs, wanted, console)
-    sizes = {"teacher": asdict(size_of(teacher)), "student": asdict(size_of(student))}
-    facts = {
+    facts: dict[str, object] = {
         "teacher": teacher_name,
         "student": student_name,
         "prompts": source,
         "sizes": sizes,
         "costs": asdict(costs),
         "trials": [_plain(one) for one in trials],
-        "llama.cpp": engine,
+        "llama.cpp": [],
         "manifest": manifest({}),
     }
+    _leave(facts, out)
+    write_report(draft_page(student_name, teacher_name, trials, costs), out / "report.html")
+    if engine := _in_engine(prompted, trials, costs, wanted, console):
+        _leave(facts | {"llama.cpp": engine}, out)
+    console.print(f"\nreport   [bold]{escape(str(out / 'report.html'))}[/bold]")
+
+
+def _leave(facts: dict[str, object], out: Path) -> None:
     with written_whole(out / "draft.json") as part:
         part.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-    write_report(draft_page(student_name, teacher_name, trials, costs), out / "report.html")
-    console.print(f"\nreport   [bold]{escape(str(out / 'report.html'))}[/bold]")
+
+
+def _check(wanted: Wanted) -> None:
+    """What would otherwise be found out after minutes."""
+    for temperature in wanted.temperatures:
+        if temperature != 0 and not _LEAST_TEMPERATURE <= temperature < math.inf:
+            raise RecipeError(
+                f"--temperature is 0 (greedy), or {_LEAST_TEMPERATURE} and more, where not all but one token vanish; found {temperature:g}"
+            )
+    files = [file for file in (wanted.teacher_gguf, wanted.student_gguf) if file is not None]
+    if len(files) == 1:
+        raise RecipeError("llama.cpp needs both files: give --teacher-gguf and --student-gguf, or neither")
+    for file in files:
+        if not file.is_file():
+            raise ModelError(f"there is no file {file}: give a GGUF file")
+    if files and find_spec("xllamacpp") is None:
+        raise MissingExtraError("xllamacpp", extra="llama", purpose="Running a GGUF file in llama.cpp")
 
 
 def _lengths(wanted: Wanted) -> tuple[int, ...]:
@@ -135,22 +163,30 @@ def _prompted(
     longest = max(map(len, texts))
     for model in (teacher, student):
         check_context(model, longest + wanted.new_tokens)
+    if (largest := max(map(max, texts))) >= size:
+        raise VocabularyError(
+            f"{source}: a prompt holds token {largest}, and both models know {size:,} tokens alike: leave out what only the teacher's "
+            "tokenizer knows (as the turns of a chat)"
+        )
     prompts = tuple(np.array(one, dtype=np.int64) for one in texts)
-    return Prompted(prompts, tuple(domains), ends_of(teacher, tokenizer), wanted.new_tokens, size)
+    ends = tuple(one for one in ends_of(teacher, tokenizer) if one < size)
+    return Prompted(prompts, tuple(domains), ends, wanted.new_tokens, size)
 
 
 def _has_prompts(source: str) -> bool:
     """Whether it is a file whose rows say what is asked; other rows and files are texts, of which beginnings are taken."""
     if not source.endswith(_ROWS_OF_PROMPTS):
         return False
-    _, row = next(iter(read_records(source)))
-    return bool({"prompt", "messages"} & row.keys())
+    first = next(iter(read_records(source)), None)
+    if first is None:
+        raise DataError(f"{source} holds no rows: give some with `prompt`, `messages` or `text`")
+    return bool({"prompt", "messages"} & first[1].keys())
 
 
 def _in_engine(
     prompted: Prompted, trials: Sequence[Trial], costs: Costs, wanted: Wanted, console: Console
 ) -> list[dict[str, object]]:
-    """The same prompts in llama.cpp, at the length that was measured to be best."""
+    """The same prompts in llama.cpp, at the length that is predicted to be best."""
     found: list[dict[str, object]] = []
     if wanted.teacher_gguf is None or wanted.student_gguf is None:
         return found

@@ -17,6 +17,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from potstill.drafts.acceptance import Expectation
+from potstill.models import check_context
 from potstill.models.asking import device_of, evaluating
 
 _REPEATS = 9
@@ -36,10 +37,14 @@ class Costs:
 
 
 def measure_costs(teacher: PreTrainedModel, student: PreTrainedModel, *, longest: int, context: int = 64) -> Costs:
-    """Medians of forward passes behind `context` cached tokens, the two models in turns so that a slow moment hits both.
+    """Medians of forward passes behind `context` cached tokens, or as many as fit, the two models in turns so that a slow moment hits both.
 
-    What generation does besides (choosing tokens, keeping count) is not in it.
+    What generation does besides (choosing tokens, keeping count) is not in it. ModelError where a model reads no more than is drafted.
     """
+    for model in (teacher, student):
+        check_context(model, longest + 2)
+        limit = getattr(model.config, "max_position_embeddings", None)
+        context = min(context, limit - longest - 1) if isinstance(limit, int) else context
     draft, verify = [], [[] for _ in range(longest + 1)]
     caches = [_read(model, context) for model in (teacher, student)]
     with evaluating(teacher), evaluating(student), torch.no_grad():

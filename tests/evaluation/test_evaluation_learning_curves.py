@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from random_text import written_down
+from sklearn.isotonic import IsotonicRegression
 
 from potstill.errors import DataError
 from potstill.evaluation import LearningCurve, differences, multipliers, scores_of_curve
+from potstill.evaluation.learning_curves import crossings, falling
 
 SIZES = [1000, 2000, 4000, 8000, 16000]
 DOCUMENTS = 12
@@ -72,6 +74,34 @@ def test_between_two_sizes_the_curve_is_straight_over_the_logarithm():
     last = multipliers(soft, hard, "nats_per_token")[-1]
     assert last.value == pytest.approx(1000 / 10 ** (2 + (4.0 - 3.5) / (4.0 - 2.0)))
     assert last.level == 3.5
+
+
+def test_a_noisy_plateau_saves_nothing():
+    """Labels that are worth the same, on a text of which more doesn't help: as often more as less, and never for sure."""
+    wholly_above, medians = 0, []
+    for trial in range(12):
+        soft, hard = (curve(lambda n: 3.0, noise=0.02, seed=2 * trial + one) for one in (0, 1))
+        last = multipliers(soft, hard, "nats_per_token")[-1]
+        wholly_above += last.low > 1
+        medians.append(last.value > 1)
+    assert wholly_above <= 3
+    assert 2 <= sum(medians) <= 10
+
+
+def test_curves_are_made_falling_and_cross_where_they_first_reach_a_level():
+    losses = np.array([[3.0, 1.0, 2.0, 2.5, 0.0], [5.0, 4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    x = np.arange(5.0)
+    theirs = [IsotonicRegression(increasing=False).fit_transform(x, row) for row in losses]
+    np.testing.assert_allclose(falling(losses), theirs)
+    rising = crossings(np.tile(x[:3], (2, 1)), np.array([[1.0, 1.2, 0.9], [1.0, 1.2, 1.1]]), np.array([1.0, 1.0]))
+    np.testing.assert_array_equal(rising, [0.0, 0.0])
+
+
+def test_one_document_has_no_interval():
+    one = LearningCurve([[10], [20]], [[written_down(tokens=[1.0], nll=[nll])] for nll in (4.0, 2.0)])
+    found = multipliers(one, one, "nats_per_token")[-1]
+    assert found.value == pytest.approx(1)
+    assert np.isnan([found.low, found.high]).all()
 
 
 def test_intervals_are_wider_with_noisier_seeds_and_hold_the_truth():

@@ -137,7 +137,8 @@ def _print_worth(worth: LabelWorth, console: Console) -> None:
     console.print(table)
     console.print(
         f"[dim]teacher {worth.teacher['nats_per_token'].value:.3f} nats, {worth.teacher['accuracy'].value:.1%}; means over {worth.seeds} "
-        f"seed{'s' * (worth.seeds > 1)}, held out {worth.teacher['accuracy'].n} documents; 95 % intervals in brackets[/dim]\n"
+        f"seed{'s' * (worth.seeds > 1)}, held out {worth.teacher['accuracy'].n} documents; 95 % intervals in brackets (of three "
+        "seeds rather 80 %, where seeds differ more than documents)[/dim]\n"
     )
     held, gap = worth.held, worth.held["gap_bits"]
     console.print(

@@ -185,6 +185,12 @@ def test_a_rate_has_its_interval_over_texts():
     assert (rate.low, rate.high, rate.tokens) == (pytest.approx(0.5), pytest.approx(0.9), 40)
 
 
+def test_one_text_has_no_interval():
+    rate = rate_of([np.full(10, 0.5)])
+    assert rate.value == 0.5
+    assert np.isnan([rate.low, rate.high]).all()
+
+
 def test_what_can_not_be_drafted_is_refused():
     teacher, student = pair()
     text = Text(prompts(1)[0], np.array([7]))

@@ -62,6 +62,16 @@ def test_the_classifier_is_scikit_learns_in_plain_numbers():
     assert ours == pytest.approx(theirs, abs=1e-3)
 
 
+def test_what_is_constant_but_for_rounding_has_no_weight():
+    random = np.random.default_rng(0)
+    features = {"margin": random.random(300), "prompt_length": np.full(300, 2.7) + 1e-15 * random.normal(size=300)}
+    good = (random.random(300) < 0.3 + 0.6 * features["margin"]).astype(float)
+    found = fit_classifier(features, good).confidence
+    assert found.weights[1] == 0
+    assert 0.5 < found.weights[0] < 10
+    assert np.isfinite(found.intercept)
+
+
 def test_of_entropy_less_is_surer():
     entropy = np.linspace(0, 3, 100)
     found = fit_signal("entropy", entropy, (entropy < 1).astype(float))
@@ -159,6 +169,21 @@ def test_equal_confidences_share_what_they_lose():
     student, teacher = np.array([1.0, 0, 1, 0]), np.ones(4)
     curve = cost_curve(np.full(4, 0.5), student, teacher)
     assert curve.quality == pytest.approx(curve.chance)
+
+
+def test_bands_of_equal_confidences_are_those_of_what_they_share():
+    student = (np.random.default_rng(0).random(300) < 0.8).astype(float)
+    curve = cost_curve(np.full(300, 0.5), student, np.ones(300))
+    alone = curve.figures["student"]
+    assert (curve.low[-1], curve.high[-1]) == pytest.approx((alone.low, alone.high))
+    assert alone.high - alone.low > 0.05
+
+
+def test_no_gap_is_recovered_where_there_is_none():
+    teacher = np.tile([1.0, 0.0], 50)
+    figures = cost_curve(np.linspace(0, 1, 100), np.maximum(teacher, np.arange(100) < 5), teacher).figures
+    assert np.isnan([figures[name].value for name in ("apgr", "cpt_50", "cpt_80")]).all()
+    assert figures["share_99"].value == 1
 
 
 def test_bands_hold_the_truth_and_oracles_are_best():

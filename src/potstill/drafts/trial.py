@@ -109,10 +109,11 @@ def try_draft(
 
 
 def rate_of(accepted: Sequence[NDArray[np.float64]]) -> Rate:
-    """Mean over tokens, interval by a bootstrap over texts."""
+    """Mean over tokens, interval by a bootstrap over texts; NaN of a single text."""
     sums, counts = (np.array([f(one) for one in accepted], dtype=np.float64) for f in (np.sum, len))
     draws = np.random.default_rng(0).integers(0, len(sums), (_DRAWS, len(sums)))
-    low, high = np.quantile(sums[draws].sum(1) / counts[draws].sum(1), (0.025, 0.975))
+    means = sums[draws].sum(1) / counts[draws].sum(1)
+    low, high = np.quantile(means, (0.025, 0.975)) if len(sums) > 1 else (np.nan, np.nan)
     return Rate(float(sums.sum() / counts.sum()), float(low), float(high), int(counts.sum()))
 
 

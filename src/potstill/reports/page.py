@@ -192,9 +192,11 @@ class Page:
 
 
 def number_cell(value: float, low: float, high: float, *, decimals: int = 3) -> Cell:
-    """A number and its interval: 1,234.5 with 1,200.1 – 1,260.0 below it; a dash where there is no finite number."""
+    """A number and its interval: 1,234.5 with 1,200.1 – 1,260.0 below it; a dash where there is no finite number, and no interval where none is known."""
     if not math.isfinite(value):
         return Cell("–")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Cell(f"{value:,.{decimals}f}")
     return Cell(f"{value:,.{decimals}f}", f"{low:,.{decimals}f} – {high:,.{decimals}f}")
 
 
@@ -202,4 +204,6 @@ def share_cell(value: float, low: float, high: float, *, decimals: int = 1) -> C
     """A share as a percentage: 0.974 becomes 97.4 %."""
     if not math.isfinite(value):
         return Cell("–")
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Cell(f"{100 * value:.{decimals}f} %")
     return Cell(f"{100 * value:.{decimals}f} %", f"{100 * low:.{decimals}f} – {100 * high:.{decimals}f}")

@@ -73,7 +73,8 @@ def fit_classifier(features: Mapping[str, Float[Array, " queries"]], good: Float
     names, labels = tuple(features), good.astype(int)
     columns = np.stack([features[name] for name in names], 1)
     middle, spread = columns.mean(0), columns.std(0)
-    spread[spread == 0] = 1.0
+    # What is the same in all rows, but for rounding, tells nothing here, and a weight on it would decide all in other traffic.
+    spread[np.ptp(columns, axis=0) <= 1e-9 * np.maximum(1.0, np.abs(middle))] = np.inf
     standard = (columns - middle) / spread
     regression = LogisticRegression(max_iter=1000)
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)

@@ -7,6 +7,8 @@ the teacher, S of the student and T of the teacher alone,
     APGR = ∫ PGR d(share of calls to the teacher), 0 to 1; routing at random has 0.5
     CPT(x) = the least share of calls to the teacher at which PGR >= x
 
+There is no gap to recover, and none of them, where the student is as good as the teacher.
+
 None of these is a promise: they say what is in the signal, not what a threshold keeps.
 """
 
@@ -69,12 +71,12 @@ def cost_curve(
 ) -> CostCurve:
     """The curve and its figures: apgr, cpt_50, cpt_80, share_95, share_97, share_99, and teacher, student."""
     n, shares = len(student), np.linspace(0, 1, _POINTS)
-    order, lost = np.argsort(-confidences, kind="stable"), _tied(confidences, teacher - student)
+    order, (_, places) = np.argsort(-confidences, kind="stable"), np.unique(confidences, return_inverse=True)
     random = np.random.default_rng(_SEED)
     quality, means = [], []
     for weights in (np.ones(n), *(random.multinomial(n, np.full(n, 1 / n)) for _ in range(_DRAWS))):
         means.append((weights @ student / n, weights @ teacher / n))
-        quality.append(_quality(order, lost, teacher, weights, shares))
+        quality.append(_quality(order, _tied(places, teacher - student, weights), teacher, weights, shares))
     values, both = np.array(quality), np.array(means)
     low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
     knowing = np.argsort(teacher - student, kind="stable")
@@ -96,10 +98,10 @@ def _quality(order: Array, lost: Array, teacher: Array, weights: Array, shares: 
     return weights @ teacher / total - np.interp(shares, reached, gone)
 
 
-def _tied(confidences: Array, lost: Array) -> Array:
-    """What is lost at each query; equal confidences share it, as no threshold can part them."""
-    _, places = np.unique(confidences, return_inverse=True)
-    return (np.bincount(places, lost) / np.bincount(places))[places]
+def _tied(places: Array, lost: Array, weights: Array) -> Array:
+    """What is lost at each query of a draw; those in one place, of equal confidence, share it, as no threshold can part them."""
+    counts = np.bincount(places, weights)
+    return (np.bincount(places, weights * lost) / np.maximum(counts, 1e-12))[places]
 
 
 def _figures(quality: Array, means: Array, shares: Array, n: int) -> dict[str, Score]:
@@ -112,7 +114,8 @@ def _figures(quality: Array, means: Array, shares: Array, n: int) -> dict[str, S
         "apgr": (recovered[:, 1:] + recovered[:, :-1]).mean(1) / 2,
     }
     for level in RECOVERED:
-        found[f"cpt_{level:.0%}".rstrip("%")] = 1 - _last(recovered >= level, shares)
+        calls = np.where(np.isnan(recovered[:, :1]), np.nan, 1 - _last(recovered >= level, shares)[:, None])
+        found[f"cpt_{level:.0%}".rstrip("%")] = calls[:, 0]
     for level in RETENTIONS:
         found[f"share_{level:.0%}".rstrip("%")] = _last(quality >= level * teacher - 1e-12, shares)
     return {name: _score(name, values, n) for name, values in found.items()}

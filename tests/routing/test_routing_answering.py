@@ -81,6 +81,26 @@ def test_choices_are_those_of_the_evaluation(tmp_path: Path):
     assert 0 < one.entropy <= np.log(3)
 
 
+def test_behind_nothing_a_choice_is_predicted_from_the_beginning(tmp_path: Path):
+    """A tokenizer that puts nothing before a text: the first token counts as others do."""
+    model, tokenizer = tiny_llama(), byte_tokenizer()
+    choices = ["a", "bc"]
+    path = write_queries(tmp_path / "q.jsonl", 50, prompt="", choices=choices)
+    query = read_queries(path)[0]
+    writer = ChoosingWriter(model, tokenizer, {query.prompt.id: query.choices})
+    with answered([query], writer, tmp_path / "j.jsonl") as journal:
+        [sample] = journal.read(query.prompt.id).samples
+    ids = torch.tensor([[tokenizer.eos_token_id, *tokenizer("bc")["input_ids"]]])
+    with torch.no_grad():
+        log_p = model.eval()(ids).logits[0].log_softmax(-1)
+    totals = torch.stack([log_p[0, tokenizer("a")["input_ids"][0]], (log_p[0, ids[0, 1]] + log_p[1, ids[0, 2]]) / 2])
+    expected = dict(zip(choices, totals.log_softmax(-1).tolist(), strict=True))
+    assert sample.listed is not None
+    assert {one["token"]: one["logprob"] for one in sample.listed[0]["top_logprobs"]} == pytest.approx(
+        expected, abs=1e-4
+    )
+
+
 def test_without_right_answers_the_teacher_is_right(tmp_path: Path):
     tiny = tiny_llama(), byte_tokenizer()
     queries = read_queries(write_queries(tmp_path / "q.jsonl"))
@@ -161,9 +181,10 @@ def test_a_server_and_a_model_here(workshop: Workshop):
         return {"text": "a", "logprobs": listed}
 
     with serving(Behaviour(answer=said)) as url:
-        found = workshop.run("route", "q.jsonl", "-o", "out", "-s", f"{url}#small", "-t", f"{url}#large")
+        found = workshop.run("route", "q.jsonl", "-o", "out", "-s", f"{url}#small-0.5B", "-t", f"{url}#large")
     assert found.exit_code == 0, found.output
-    assert Policy.load(workshop.path / "out" / "policy.json").calibration.student == "small on a server"
+    assert Policy.load(workshop.path / "out" / "policy.json").calibration.student == "small-0.5B on a server"
+    assert "What small-0.5B may answer" in (workshop.path / "out" / "report.html").read_text()
     with serving(Behaviour(answer=lambda *_: {"text": "a"})) as url:
         message = refused(workshop, "route", "q.jsonl", "-o", "none", "-s", f"{url}#small", "-t", f"{url}#large")
     assert "gave no log-probabilities" in message

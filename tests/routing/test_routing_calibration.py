@@ -13,6 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from potstill.errors import DataError, MissingExtraError
+from potstill.reports.routing import routing_page, sentence
 from potstill.routing import Asked, Costs, Scored, Signals, Wanted, calibrate, cost_curve
 from potstill.routing.confidence import (
     auroc,
@@ -134,6 +135,34 @@ def test_nothing_is_promised_where_nothing_can_be():
     assert "good answers" in bad.untried
     with pytest.raises(DataError, match="teacher gets no query right"):
         calibrate(replace(queries, teacher=np.zeros(500)), ASKED)
+
+
+def test_a_query_asked_twice_counts_once():
+    queries = scored(200)
+    keys = tuple(str(number) for number in range(200))
+    once = calibrate(replace(queries, keys=keys), ASKED)
+    twice = Scored(
+        np.tile(queries.student, 3),
+        np.tile(queries.teacher, 3),
+        queries.signals * 3,
+        queries.domains * 3,
+        queries.prompts * 3 if queries.prompts else None,
+        True,
+        5,
+        queries.fingerprint,
+        keys * 3,
+    )
+    found = calibrate(twice, ASKED)
+    assert found.policy == once.policy
+    assert (found.num_repeated, once.num_repeated) == (400, 0)
+    assert "400 queries were left out" in " ".join(routing_page(found, student="s", teacher="t", costs=None).notes)
+
+
+def test_a_student_that_is_always_equal_is_told_why_its_whole_quality_is_not_promised():
+    queries = scored(200)
+    found = calibrate(replace(queries, student=queries.teacher), ASKED, Wanted(rho=1.0))
+    assert found.policy.threshold is None
+    assert "one that is as good never shows it" in sentence(found)
 
 
 def test_what_can_not_be_gone_by(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+from potstill.cli.facts import json_of
 from potstill.data import prompts_of, read_documents, read_records, tokenize
-from potstill.drafts import Costs, EngineRounds, Prompted, Trial, engine_rounds, measure_costs, speedup, try_draft
+from potstill.drafts import Costs, EngineRounds, Prompted, Rate, Trial, engine_rounds, measure_costs, speedup, try_draft
 from potstill.errors import DataError, MissingExtraError, ModelError, RecipeError, RunDirectoryError, VocabularyError
 from potstill.evaluation.measuring import written_whole
 from potstill.models import check_context, ends_of, head_of, load_model, load_tokenizer, size_of, task_of
@@ -102,7 +102,7 @@ def run_draft(teacher_name: str, student_name: str, source: str, out: Path, want
 
 def _leave(facts: dict[str, object], out: Path) -> None:
     with written_whole(out / "draft.json") as part:
-        part.write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+        part.write_text(json_of(facts), "utf-8")
 
 
 def _check(wanted: Wanted) -> None:
@@ -249,11 +249,11 @@ def _print(trial: Trial, costs: Costs, console: Console) -> None:
     console.print(table)
     rate = trial.rate
     console.print(
-        f"a token is accepted with probability [bold]{rate.value:.3f}[/bold] ({rate.low:.3f} to {rate.high:.3f}; {rate.tokens:,} tokens); "
+        f"a token is accepted with probability [bold]{rate.value:.3f}[/bold] ({_bounds(rate)}; {rate.tokens:,} tokens); "
         f"a student's token costs {costs.ratio:.2f} of a teacher's"
     )
     for name, one in trial.domains.items():
-        console.print(f"  {escape(name or 'no domain')}: {one.value:.3f} ({one.low:.3f} to {one.high:.3f})")
+        console.print(f"  {escape(name or 'no domain')}: {one.value:.3f} ({_bounds(one)})")
     if best is None:
         console.print(
             "[yellow]no draft length should save time: the student is too slow beside its teacher, or too often wrong[/yellow]"
@@ -264,6 +264,10 @@ def _print(trial: Trial, costs: Costs, console: Console) -> None:
             f"[dim]texts the same as the teacher's alone: at least {least.same} of {least.texts} at each length (others differ where two "
             "tokens are all but equally likely)[/dim]"
         )
+
+
+def _bounds(rate: Rate) -> str:
+    return "one text" if math.isnan(rate.low) else f"{rate.low:.3f} to {rate.high:.3f}"
 
 
 def _plain(trial: Trial) -> dict[str, object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from potstill.cli.facts import json_of
 from potstill.cli.labelling import saying
 from potstill.data import Judging, judge_of
 from potstill.errors import RecipeError, RunDirectoryError, ServerError
@@ -93,7 +93,10 @@ def route_queries(
         found, asked, measured = _asked(queries, answers, out, say, watching)
         costs, names = (
             costs or measured,
-            tuple(Path(one.partition("#")[2] or one).stem for one in (answers.student, answers.teacher)),
+            tuple(
+                Path(one.partition("#")[2] or one).name.removesuffix(".gguf")
+                for one in (answers.student, answers.teacher)
+            ),
         )
     say("calibrating")
     calibrated = calibrate(found, asked, wanted)
@@ -259,7 +262,7 @@ def _write(
     ):
         part = out / f"{name}.part"
         try:
-            part.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+            part.write_text(json_of(content), "utf-8")
             part.replace(out / name)
         except OSError as error:
             raise RunDirectoryError(f"can't write {out / name}: {error.strerror or error}") from error
@@ -276,6 +279,8 @@ def _print(found: Calibrated, out: Path, console: Console, costs: Costs | None, 
     console.print(f"\n[{style}]{escape(sentence(found))}[/{style}]")
     best = found.qualities[0]
     console.print(f"gone by  {best.name}: AUROC {best.auroc:.3f}, calibration error {best.ece:.3f}")
+    if found.num_repeated:
+        console.print(f"[dim]left out: {found.num_repeated:,} queries that were asked already[/dim]")
     if found.untried:
         console.print(f"[dim]no classifier: {escape(found.untried)}[/dim]")
     if costs is not None:

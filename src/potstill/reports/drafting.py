@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from potstill.drafts import Costs, Trial, speedup
@@ -46,7 +47,7 @@ def _cards(trial: Trial) -> list[Card]:
         Card(
             f"a token is accepted, {words(trial.temperature)}",
             f"{trial.rate.value:.1%}",
-            f"{trial.rate.low:.1%} – {trial.rate.high:.1%}",
+            "of one text" if math.isnan(trial.rate.low) else f"{trial.rate.low:.1%} – {trial.rate.high:.1%}",
         ),
         Card(f"speed-up, {words(trial.temperature)}", f"{fastest.speedup:.2f} ×", f"{fastest.length} drafted a round"),
     ]

@@ -192,7 +192,7 @@ class Page:
 
 
 def number_cell(value: float, low: float, high: float, *, decimals: int = 3) -> Cell:
-    """A number and its interval: 1,234.5 with 1,200.1 – 1,260.0 below it; a dash where there is no finite number, and no interval where none is known."""
+    """A number and its interval: 1,234.5 with 1,200.1 – 1,260.0 below it, where it is known; a dash where there is no finite number."""
     if not math.isfinite(value):
         return Cell("–")
     if not (math.isfinite(low) and math.isfinite(high)):

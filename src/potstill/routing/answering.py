@@ -61,6 +61,8 @@ class ChoosingWriter:
         between = prompt.sent[len(bare) :] or (" " if bare else "")
         before = reader.tokens_of(_with(prompt, bare))
         rows = [reader.tokens_of(_with(prompt, bare + between + choice)) for choice in choices]
+        if not self.tokenizer(bare)["input_ids"]:  # the first token is predicted from something too
+            rows = [[*before, *row] for row in rows]
         return rows, [max(1, len(row) - len(before)) for row in rows]
 
     def _logprobs(self, rows: Sequence[Sequence[int]], tails: Sequence[int]) -> np.ndarray:
@@ -103,6 +105,7 @@ def scored(queries: tuple[Query, ...], student: Journal, teacher: Journal, judge
         has_reference,
         TOP_LOGPROBS,
         fingerprint_of_queries(queries),
+        tuple(query.prompt.key for query in queries),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 
@@ -92,6 +92,7 @@ class Calibrated:
     random_share  that routing at random may leave to the student at the mix's quality
     random_promised   share that routing at random may leave to it with the same promise
     num_fitted    queries of the fitting part
+    num_repeated  queries that were left out, being asked already
     """
 
     policy: Policy
@@ -104,11 +105,13 @@ class Calibrated:
     domains: tuple[Domain, ...]
     num_fitted: int
     has_references: bool
+    num_repeated: int
 
 
 def calibrate(scored: Scored, asked: Asked, wanted: Wanted | None = None) -> Calibrated:
     """A policy with a promise, or with none where none can be made. DataError where the queries allow nothing."""
-    wanted = wanted or Wanted()
+    wanted, given = wanted or Wanted(), len(scored.student)
+    scored = _once(scored)
     n = len(scored.student)
     order = np.random.default_rng(wanted.seed).permutation(n)
     fitting, testing = np.split(order, [round(wanted.fit_share * n)])
@@ -154,6 +157,23 @@ def calibrate(scored: Scored, asked: Asked, wanted: Wanted | None = None) -> Cal
         _domains([scored.domains[at] for at in testing], answered, student, teacher),
         len(fitting),
         scored.references,
+        given - n,
+    )
+
+
+def _once(scored: Scored) -> Scored:
+    """Each query once: of repeated ones the parts would share some, and each would count as if it were new evidence."""
+    if scored.keys is None:
+        return scored
+    kept = np.sort(np.unique(np.array(scored.keys), return_index=True)[1])
+    return replace(
+        scored,
+        student=scored.student[kept],
+        teacher=scored.teacher[kept],
+        signals=tuple(scored.signals[at] for at in kept),
+        domains=tuple(scored.domains[at] for at in kept),
+        prompts=None if scored.prompts is None else tuple(scored.prompts[at] for at in kept),
+        keys=tuple(scored.keys[at] for at in kept),
     )
 
 

@@ -20,6 +20,7 @@ from potstill.writing import Framing, Prompt, read_prompts
 Array = np.ndarray
 # Fewer, and not even the signals can be told apart.
 LEAST_QUERIES = 50
+_ASKED = ("prompt", "messages", "choices")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Scored:
 
     references    whether scores are against right answers; otherwise against the teacher's own, which then count 1
     top_logprobs  likeliest tokens known at each token of the student's answers
+    keys          the same for what was asked twice; None where it is not known
     """
 
     student: Float[Array, " queries"]
@@ -47,6 +49,7 @@ class Scored:
     references: bool
     top_logprobs: int
     fingerprint: str
+    keys: tuple[str, ...] | None = None
 
 
 def read_queries(source: str | Path, *, is_chat: bool = False) -> tuple[Query, ...]:
@@ -91,6 +94,7 @@ def read_scored(source: str | Path, judge: Judge) -> Scored:
         kinds.pop(),
         max(tops, default=0),
         blake2b(repr([row for _, row in rows]).encode(), digest_size=16).hexdigest(),
+        tuple(repr([row.get(name) for name in _ASKED]) if row.keys() & set(_ASKED) else where for where, row in rows),
     )
 
 
@@ -141,7 +145,7 @@ def _query(prompt: Prompt, row: Mapping[str, object], where: str) -> Query:
         raise DataError(f"{where}: the answer {answer!r} is none of the choices, nor the number of one (from 0)")
     # Among other choices it is another question, and its old answers are none.
     of_choices = blake2b(json.dumps(choices).encode(), digest_size=8).hexdigest()
-    return Query(replace(prompt, id=f"{prompt.id}-{of_choices}"), choices, domain)
+    return Query(replace(prompt, id=f"{prompt.id}-{of_choices}", key=f"{prompt.key}-{of_choices}"), choices, domain)
 
 
 def _scores(row: Mapping[str, object], judge: Judge, where: str) -> tuple[float, float, bool]:

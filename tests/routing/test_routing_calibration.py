@@ -162,6 +162,7 @@ def test_a_student_that_is_always_equal_is_told_why_its_whole_quality_is_not_pro
     queries = scored(200)
     found = calibrate(replace(queries, student=queries.teacher), ASKED, Wanted(rho=1.0))
     assert found.policy.threshold is None
+    assert "drift alarm sees nothing" in " ".join(routing_page(found, student="s", teacher="t", costs=None).notes)
     assert "one that is as good never shows it" in sentence(found)
 
 

@@ -118,6 +118,17 @@ def test_the_alarm_is_silent_for_the_same_traffic_and_fires_for_other():
     assert last.n == 300
 
 
+@pytest.mark.parametrize(("calibrated", "window"), [(35, 500), (100, 50), (350, 50)])
+def test_few_queries_are_no_drift(calibrated: int, window: int):
+    random, fired = np.random.default_rng(0), 0
+    for _ in range(200):
+        alarm = DriftAlarm(histogram_of(random.random(calibrated)), window=window)
+        last = [alarm.see(float(one)) for one in random.random(window)][-1]
+        assert last is not None
+        fired += last.fires
+    assert fired <= 3
+
+
 def test_the_window_forgets():
     histogram = histogram_of(np.random.default_rng(0).random(1000))
     alarm, alone = DriftAlarm(histogram, window=50), DriftAlarm(histogram, window=50)

@@ -52,6 +52,11 @@ def build_efficiency(
         recipe = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"labels": str(labels)})})
     built = build_job(recipe, out, say=say)
     job, training = built.job, recipe.training
+    if "permuted" in controls and job.teacher.num_tokens < 3:
+        raise RecipeError(
+            f"of {job.teacher.num_tokens} classes one is not the likeliest, and nothing is there to permute: leave this control out, as "
+            "--control argmax --control smoothed"
+        )
     kept = built.folder.path / "importance.safetensors"
     importance = Importance.load(kept) if kept.exists() else None
 

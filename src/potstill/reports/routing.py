@@ -49,8 +49,8 @@ def sentence(found: Calibrated) -> str:
     if found.needed is None and promise.rho == 1:
         return (
             f"Nothing can be promised: that the mix keeps {promise.rho:.0%} is shown only by a student that is better than its teacher on "
-            f"the {promise.n:,} test queries, by more than chance; one that is as good never shows it. Ask for a little less, as --keep 99.5%. "
-            "Until then the teacher answers everything."
+            f"the {promise.n:,} test queries, by more than chance; one that is as good never shows it. Ask for a little "
+            "less, as --keep 99.5%. Until then the teacher answers everything."
         )
     if found.needed is None:
         few = f" {promise.n:,} queries are few to judge that by." if promise.n < _FEW else ""
@@ -230,6 +230,11 @@ def _notes(found: Calibrated) -> Sequence[str]:
         "It is a promise of the calibration: of many calibrations on as many queries, at most "
         f"{found.policy.promise.delta:.0%} give a threshold that keeps less.",
     ]
+    if not found.policy.histogram.edges:
+        notes.append(
+            "All test queries have the same confidence: the drift alarm sees nothing of other traffic. Calibrate with harder queries among "
+            "these, which the student gets wrong."
+        )
     if found.num_repeated:
         notes.append(f"{found.num_repeated:,} queries were left out: they were asked already.")
     if not found.has_references:

@@ -2,7 +2,9 @@
 
 Confidences are counted in the bins of the calibration's histogram, and the last `window` of them compared with it:
 
-    psi = Σ_bins (p - q) · ln(p / q)            population stability index; 0.1 is some shift, 0.25 a large one by custom
+    psi = Σ_bins (p - q) · ln(p / q)            population stability index; 0.1 is some shift, 0.25 a large one by custom; fires beyond
+                                                that and beyond (1/n + 1/m) · χ²(bins - 1), which it is distributed as where nothing
+                                                has moved
     ks  = max_edges |P(edge) - Q(edge)|         two-sample Kolmogorov-Smirnov at the edges; fires beyond c · √(1/n + 1/m),
                                                 c = √(ln(2/α) / 2), which equal distributions exceed in less than a share α of windows
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -67,12 +70,21 @@ def drift_of(counts: np.ndarray, histogram: Histogram, *, psi_limit: float = PSI
     psi = float(((p - q) * np.log(p / q)).sum())
     ks = float(np.abs(np.cumsum(counts / max(n, 1) - then)).max())
     ks_limit = math.sqrt(math.log(2 / _ALPHA) / 2 * (1 / max(n, 1) + 1 / max(m, 1)))
+    psi_limit = max(psi_limit, (1 / max(n, 1) + 1 / max(m, 1)) * _chi_square(bins - 1))
     reasons = []
     if psi > psi_limit:
-        reasons.append(f"stability index {psi:.2f} > {psi_limit:g}")
+        reasons.append(f"stability index {psi:.2f} > {psi_limit:.2f}")
     if ks > ks_limit:
         reasons.append(f"Kolmogorov-Smirnov distance {ks:.3f} > {ks_limit:.3f}")
     return Drift(n, psi, ks, ks_limit, "; ".join(reasons))
+
+
+def _chi_square(freedom: int) -> float:
+    """What chi-square exceeds with probability α, by Wilson and Hilferty's cube of a normal deviate."""
+    if freedom == 0:
+        return 0.0
+    spread = 2 / (9 * freedom)
+    return freedom * (1 - spread + NormalDist().inv_cdf(1 - _ALPHA) * math.sqrt(spread)) ** 3
 
 
 def histogram_of(confidences: np.ndarray, *, bins: int = 10) -> Histogram:

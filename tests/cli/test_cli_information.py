@@ -7,6 +7,7 @@ import json
 import pytest
 from commands import Workshop
 from test_cli_encoders import set_up
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 WORDS = ("information", "recipe.toml", "--sizes", "2", "--factor", "3", "--seeds", "2")
 
@@ -67,6 +68,22 @@ def test_stored_labels_have_curves_too(workshop: Workshop):
 def test_mistakes_are_said_before_anything_is_trained(workshop: Workshop, more: tuple[str, ...], said: str):
     assert said in workshop.refused(*WORDS, *more)
     assert not (workshop.path / "runs" / "recipe-information" / "measurements").exists()
+
+
+def test_of_two_classes_none_is_left_to_permute(workshop: Workshop):
+    set_up(workshop, "classes")
+    config = AutoConfig.from_pretrained("encoder")
+    config.id2label, config.label2id = {0: "negative", 1: "positive"}, {"negative": 0, "positive": 1}
+    AutoModelForSequenceClassification.from_config(config).save_pretrained("encoder")
+    words = workshop.path / "words.jsonl"
+    words.write_text(words.read_text().replace("neutral", "positive"))
+    text = (workshop.path / "encoder.toml").read_text()
+    start, end = text.index("[loss.hidden]"), text.index("[training]")
+    (workshop.path / "encoder.toml").write_text(text[:start] + text[end:])
+    command = ("information", "encoder.toml", "--sizes", "2", "--factor", "3", "--seeds", "1", "--dry-run")
+    assert "leave this control out" in workshop.refused(*command)
+    result = workshop.run(*command, "--control", "argmax")
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("task", ["masked", "classes"])

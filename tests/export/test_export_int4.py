@@ -2,9 +2,20 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from small_tokenizers import byte_level
+from tiny_models import FAMILIES, SHAPE, tiny_model
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
 
-from potstill.errors import ModelError
+from potstill.errors import ModelError, RunDirectoryError
 from potstill.export import bytes_of, group_of, learning_through_, rounded, save_packed
 from potstill.export.grid import codes, on_grid
 from potstill.export.int4 import packed, quantisable
@@ -53,6 +64,45 @@ def test_packed_words_hold_the_codes() -> None:
     words = packed(q).long() & 0xFFFFFFFF
     unpacked = ((words[..., None] >> (4 * torch.arange(8))) & 15).flatten(-2) - 8
     assert torch.equal(unpacked, q.long())
+    assert packed(q.to("meta")).device.type == "meta"  # packed where the codes are
+
+
+@pytest.mark.parametrize("family", ["bert", "bert classes", "llama classes", "opt"])
+def test_linear_layers_outside_the_layers_stay_whole(family, tmp_path) -> None:
+    settings = SHAPE | {"vocab_size": 320, "pad_token_id": 0}
+    small = {
+        "bert": lambda: BertForMaskedLM(BertConfig(**settings)),
+        "bert classes": lambda: BertForSequenceClassification(BertConfig(**settings, num_labels=3)),
+        "llama classes": lambda: LlamaForSequenceClassification(LlamaConfig(**settings, num_labels=3)),
+        "opt": lambda: tiny_model("opt", settings=FAMILIES["opt"] | {"vocab_size": 320}),
+    }[family]().eval()
+    save_packed(small, byte_level(), tmp_path / "int4")
+    loaded, ids = load_model(tmp_path / "int4"), torch.arange(12)[None]
+    with torch.no_grad():
+        loaded(ids)  # unpacks
+        theirs, ours = loaded(ids).logits, rounded(small)(ids).logits
+    torch.testing.assert_close(theirs, ours, atol=0.02 * float(ours.abs().max()), rtol=0)
+
+
+def test_what_was_packed_before_stays_until_all_is_written(model, tmp_path, monkeypatch) -> None:
+    save_packed(model, load_tokenizer("pocket"), tmp_path / "int4", 32)
+    before = {one.name: one.read_bytes() for one in (tmp_path / "int4").iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr("potstill.export.int4.save_file", full)
+    with pytest.raises(RunDirectoryError, match="No space left"):
+        save_packed(model, load_tokenizer("pocket"), tmp_path / "int4", 64)
+    assert {one.name: one.read_bytes() for one in (tmp_path / "int4").iterdir()} == before
+    assert [one.name for one in tmp_path.iterdir()] == ["int4"]
+
+
+def test_counts_stay_counts(tmp_path) -> None:
+    counting = tiny_model("llama", settings=SHAPE | {"vocab_size": 320})
+    counting.model.register_buffer("seen", torch.tensor([16_777_217]))
+    save_packed(counting, byte_level(), tmp_path / "int4")
+    assert load_file(tmp_path / "int4" / "model.safetensors")["model.seen"].tolist() == [16_777_217]
 
 
 def test_the_saved_model_is_the_measured_one(model, tmp_path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,15 @@ def test_a_killed_run_gives_the_same_student(whole, tmp_path):
     assert isinstance(last, Finished)
     ours, theirs = (load_file(one / "student" / "model.safetensors") for one in (path, tmp_path / "killed"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_that_was_ended_before_it_packed_packs(whole, tmp_path):
+    path, _ = whole
+    shutil.copytree(path, tmp_path / "half")
+    shutil.rmtree(tmp_path / "half" / "student-int4")
+    (tmp_path / "half" / "measurements" / "distilled.npz").unlink()
+    *_, last = distil(tiny_job(int4=GROUP), tiny_folder(tmp_path / "half"))
+    assert isinstance(last, Finished)
+    ours, theirs = (load_file(one / "student-int4" / "model.safetensors") for one in (path, tmp_path / "half"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert json.loads((path / "four_bits.json").read_text()) == {"group": GROUP}

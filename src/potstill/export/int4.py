@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.errors import ModelError
 from potstill.export.grid import codes, on_grid
-from potstill.models import layers_path, save_model
+from potstill.models import layers_path, saved_whole
 
 # Kernels of inference engines know the first three; the others are for widths that 32 doesn't divide.
 _GROUPS = (128, 64, 32, 16, 8)
@@ -126,10 +126,23 @@ def save_packed(
 ) -> None:
     """Write the model, rounded to four or eight bits, as compressed-tensors reads it (`pack-quantized`): transformers and vLLM load it.
 
-    Give the model itself, not a rounded one: rounding what is rounded finds other scales.
+    Give the model itself, not a rounded one: rounding what is rounded finds other scales. Whole or not at all, with the errors of
+    `save_model`.
     """
     group = checked_group(model, group)
-    save_model(model, tokenizer, folder)
+    with saved_whole(folder) as written:
+        model.save_pretrained(written)
+        tokenizer.save_pretrained(written)
+        for full in (*written.glob("*.safetensors"), *written.glob("*.safetensors.index.json")):
+            full.unlink()
+        save_file(_packed_tensors(model, group, bits), written / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((written / "config.json").read_text("utf-8"))
+        config["quantization_config"] = _said(model, group, bits)
+        config["dtype"] = "bfloat16"
+        (written / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _packed_tensors(model: PreTrainedModel, group: int, bits: int) -> dict[str, Tensor]:
     tensors, layers = {}, {name for name, _ in quantisable(model)}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
@@ -141,25 +154,27 @@ def save_packed(
             tensors[f"{layer}.weight_shape"] = torch.tensor(tensor.shape, dtype=torch.int64)
         elif tensor.data_ptr() not in seen:  # tied ones once
             seen.add(tensor.data_ptr())
-            tensors[name] = tensor.detach().to(torch.bfloat16).contiguous()
-    for old in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
-        old.unlink()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+            kept = tensor.detach().contiguous()
+            tensors[name] = kept.to(torch.bfloat16) if kept.is_floating_point() else kept
+    return tensors
+
+
+def _said(model: PreTrainedModel, group: int, bits: int) -> dict[str, object]:
+    """How it is packed, and by name every linear layer that isn't: head, classifier, projections outside the layers."""
+    layers = {name for name, _ in quantisable(model)}
+    others = [name for name, one in model.named_modules() if isinstance(one, nn.Linear) and name not in layers]
     weights = {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": group}
-    config["quantization_config"] = {
+    return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
-        "ignore": ["lm_head"],
+        "ignore": others,
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
     }
-    config["dtype"] = "bfloat16"
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def packed(q: Int[Tensor, "outputs inputs"], bits: int = 4) -> Int[Tensor, "outputs words"]:
     """As many codes as fit into an int32, each plus half its range, the first in the lowest bits."""
-    shifts = bits * torch.arange(_WORD // bits, dtype=torch.int64)
+    shifts = bits * torch.arange(_WORD // bits, dtype=torch.int64, device=q.device)
     words = ((q.to(torch.int64) + 2 ** (bits - 1)).unflatten(-1, (-1, _WORD // bits)) << shifts).sum(-1)
     return torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)

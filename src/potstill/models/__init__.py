@@ -25,7 +25,7 @@ that is the truth.
     precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
     precision.py  holds_exactly, hold_in_           a frozen model in the dtype it is run in
     precision.py  this_device, on_this_device       where this process computes
-    save.py       save_model                        write beside, then rename
+    save.py       save_model, saved_whole           write beside, then rename
 """
 
 from potstill.models.checks import check_head, check_packing, few_tokens, is_causal
@@ -35,7 +35,7 @@ from potstill.models.layers import layers_of, layers_path, without_layer
 from potstill.models.load import load_model, load_shape, load_tokenizer
 from potstill.models.precision import faster_dtype, hold_in_, holds_exactly, matmul_speed, on_this_device, this_device
 from potstill.models.sampling import Sampling, cut, draw
-from potstill.models.save import save_model
+from potstill.models.save import save_model, saved_whole
 from potstill.models.sizes import Size, check_context, size_of
 from potstill.models.tasks import Task, classes_of, head_layer, task_of
 
@@ -68,6 +68,7 @@ __all__ = [
     "matmul_speed",
     "on_this_device",
     "save_model",
+    "saved_whole",
     "size_of",
     "task_of",
     "this_device",

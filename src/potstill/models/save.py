@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -18,7 +20,14 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     Everything is written into a folder beside and renamed at the end, so a model saved earlier is replaced whole and not
     before the new one is complete. Raises RunDirectoryError where the folder holds something else, or can't be written.
     """
-    folder = Path(folder)
+    with saved_whole(Path(folder)) as written:
+        model.save_pretrained(written)
+        tokenizer.save_pretrained(written)
+
+
+@contextmanager
+def saved_whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write a model into, which takes its place at the end. Errors as save_model's."""
     if folder.exists() and not _is_replaceable(folder):
         raise RunDirectoryError(
             f"{folder} is not a saved model and would be replaced by one: choose another folder or move it away"
@@ -27,8 +36,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
             written = Path(beside, "written")
-            model.save_pretrained(written)
-            tokenizer.save_pretrained(written)
+            yield written
             # safetensors writes for its owner alone; whoever may read the rest may read the weights.
             for file in written.glob("*.safetensors"):
                 file.chmod((written / "config.json").stat().st_mode)

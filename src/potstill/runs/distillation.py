@@ -18,7 +18,7 @@ from potstill.export import learning_through_, rounded, save_packed
 from potstill.losses import HARD_LABELS, ForwardKL
 from potstill.models import load_model, on_this_device, save_model, size_of
 from potstill.runs.events import ArmStep, Event, Finished, Measured, Stage
-from potstill.runs.folder import STUDENT, RunFolder, line_of
+from potstill.runs.folder import FOUR_BITS, STUDENT, RunFolder, line_of
 from potstill.runs.gate import gated
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS
@@ -32,6 +32,7 @@ from potstill.types import Teacher
 
 _SPEEDS = "speeds.json"
 _SAME_TIME = "same_time.json"
+_PACKED = "student-int4"
 CORRECTED = "corrected_teacher"
 
 
@@ -117,7 +118,7 @@ def seconds_a_step(steps: Sequence[Mapping[str, object]]) -> float:
 
 def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     """Train an arm from where it is, and save its student."""
-    if _is_trained(folder, arm):
+    if _is_trained(job, folder, arm):
         return
     checkpoints = folder.of_arm(arm.name) / "checkpoints"
     is_correction = arm.name == CORRECTED
@@ -145,9 +146,10 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
                 log.flush()
                 yield step
     if folder.is_written_here:
-        if job.int4 is not None and arm.name == STUDENT:
-            save_packed(student, job.tokenizer, folder.of_arm(arm.name) / "student-int4", job.int4)
         save_model(merge_lora_(student), job.tokenizer, folder.of_arm(arm.name) / "student")
+        if job.int4 is not None and arm.name == STUDENT:
+            folder.write_json(FOUR_BITS, {"group": job.int4})
+            save_packed(student, job.tokenizer, folder.of_arm(arm.name) / _PACKED, job.int4)
     PartialState().wait_for_everyone()
 
 
@@ -172,8 +174,9 @@ def _worth(job: Job, found: Mapping[str, Measurement]) -> Worth | None:
     return worth_of(teacher, found["hard_labels"], distilled=found[STUDENT])
 
 
-def _is_trained(folder: RunFolder, arm: Arm) -> bool:
-    return (folder.of_arm(arm.name) / "student" / "config.json").exists()
+def _is_trained(job: Job, folder: RunFolder, arm: Arm) -> bool:
+    wanted = ("student", _PACKED) if job.int4 is not None and arm.name == STUDENT else ("student",)
+    return all((folder.of_arm(arm.name) / name / "config.json").exists() for name in wanted)
 
 
 def _as_scored(job: Job, model: PreTrainedModel) -> PreTrainedModel:

@@ -7,6 +7,7 @@ steps.jsonl  checkpoints/  student/        of the distilled student
 controls/NAME/                             the same of each control
 soft_labels/                               the teacher's, when they were stored (potstill label)
 gate.json                                  what the teacher seemed worth before the run (teacher.gate)
+four_bits.json  student-int4/              inputs a scale, and the student packed so (training.int4)
 measurements/NAME.npz                      what each model did on each held-out document
 scores.json  report.html                   the result
 """
@@ -36,7 +37,7 @@ _LABELS = "soft_labels"
 _PREPARED = ("tokens", "importance.safetensors", "lineage.json", "dtype.json", "manifest.json", "gate.json")
 # Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
 _LOCKS: dict[Path, int] = {}
-STUDENT, GATE = "distilled", "gate.json"
+STUDENT, GATE, FOUR_BITS = "distilled", "gate.json", "four_bits.json"
 
 
 @dataclass(frozen=True)

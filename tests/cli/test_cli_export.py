@@ -2,12 +2,16 @@
 
 import json
 
+import click
 import pytest
+import torch
 from commands import Workshop
 from small_tokenizers import TEXTS, byte_level
 from tiny_models import GROUPED, tiny_model
 
-from potstill.models import save_model
+from potstill.errors import ModelError
+from potstill.export import rounded, save_packed
+from potstill.models import load_model, save_model
 
 SIZED = GROUPED | {"vocab_size": 320, "max_position_embeddings": 512}
 
@@ -66,4 +70,94 @@ def test_mistakes_are_refused(small: Workshop):
         "export", "run", "--to", "gguf", "--group", "32", "-d", "some.txt"
     )
     refused = small.refused("export", "run", "--to", "gguf", "-d", "some.txt", "-o", "run/student")
-    assert "holds something that is no export (config.json)" in refused
+    assert "run/student holds what is to be exported" in refused
+
+
+def test_a_student_that_learned_through_four_bits_is_exported_on_their_grid(small: Workshop):
+    """Small groups beside those that the layers would allow: 8 beside 16."""
+    (small.path / "run" / "four_bits.json").write_text(json.dumps({"group": 8}))
+    student = load_model(small.path / "run" / "student")
+    save_packed(student, byte_level(), small.path / "run" / "student-int4", 8)
+    for source in ("run", "run/student"):
+        said = small.run("export", source, "--to", "int4", "-d", "some.txt", "-o", f"{source}/four")
+        assert said.exit_code == 0, said.output
+        ours, theirs = (small.path / one / "model.safetensors" for one in (f"{source}/four", "run/student-int4"))
+        assert ours.read_bytes() == theirs.read_bytes()
+    small.run("export", "run", "--to", "huggingface", "-d", "some.txt", "-o", "hf")
+    name = "model.layers.0.mlp.up_proj.weight"
+    on_grid = rounded(student, 8).state_dict()[name]
+    assert torch.equal(load_model(small.path / "hf").state_dict()[name], on_grid)
+    said = small.refused("export", "run", "--to", "int4", "--group", "16", "-d", "some.txt", "-o", "other")
+    assert "learned through groups of 8, found --group 16" in said
+
+
+def test_it_says_where_another_student_is_the_one_of_four_bits(small: Workshop):
+    save_packed(load_model(small.path / "run" / "student"), byte_level(), small.path / "run" / "student-int4")
+    (small.path / "run" / "scores.json").write_text(json.dumps({"int4": {"learned_through_rounding": True}}))
+    said = small.run("export", "run", "--to", "huggingface", "-d", "some.txt")
+    assert said.exit_code == 0, said.output
+    assert "that one is student-int4/" in said.output
+
+
+def test_what_was_not_measured_is_not_called_good(small: Workshop, monkeypatch):
+    words = ("export", "run", "--to", "gguf", "--type", "f16", "-d", "some.txt", "--threads", "1")
+    assert small.run(*words).exit_code == 0
+
+    def stopped(*_: object, **__: object) -> None:
+        raise ModelError("other tokens")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("potstill.runs.exporting.check_tokens", stopped)
+        assert "other tokens" in small.refused(*words)
+    out = small.path / "run" / "export-f16"
+    assert {one.name for one in out.iterdir()} == {"run-f16.gguf", "export.json"}
+    assert not json.loads((out / "export.json").read_text())["good"]
+    assert small.run(*words).exit_code == 0
+
+
+@pytest.mark.parametrize("to", ["int8", "huggingface"])
+def test_models_of_others_are_not_overwritten(to: str, small: Workshop):
+    save_model(tiny_model("llama", settings=SIZED), byte_level(), small.path / "other")
+    before = (small.path / "other" / "model.safetensors").read_bytes()
+    assert "no export (config.json)" in small.refused("export", "run", "--to", to, "-d", "some.txt", "-o", "other")
+    assert (small.path / "other" / "model.safetensors").read_bytes() == before
+    (small.path / "other" / "export.json").write_text("{}")
+    said = small.refused("export", "other", "--to", to, "-d", "some.txt", "-o", "other")
+    assert "other holds what is to be exported" in said
+
+
+def test_what_is_packed_already_is_refused(small: Workshop):
+    save_packed(load_model(small.path / "run" / "student"), byte_level(), small.path / "packed")
+    for to in ("gguf", "huggingface", "int8"):
+        said = small.run("export", "packed", "--to", to, "-d", "some.txt", "-o", f"out-{to}")
+        assert said.exit_code == 2
+        assert "the weights of packed are packed already" in said.stderr
+        assert not (small.path / f"out-{to}").exists()
+
+
+def test_a_bar_that_was_not_judged_is_said_so(small: Workshop):
+    verdict = {"bar": "at least 95%", "metric": "agreement", "least": 0.95, "absolute": False, "value": 0.951}
+    (small.path / "run" / "scores.json").write_text(json.dumps({"bars": [{}], "verdicts": [verdict]}))
+    assert small.run("export", "run", "--to", "huggingface", "-d", "some.txt", "-o", "hf").exit_code == 0
+    page = (small.path / "hf" / "README.md").read_text()
+    assert "It is near enough to the student." in page
+    assert "| at least 95% | not judged |" in page
+
+
+def test_a_folder_that_cannot_be_made_and_no_group_are_refused(small: Workshop):
+    said = small.refused("export", "run", "--to", "gguf", "-d", "some.txt", "-o", "some.txt/out")
+    assert "can't make some.txt/out" in said
+    said = small.run("export", "run", "--to", "int4", "--group", "0", "-d", "some.txt")
+    assert said.exit_code == 2
+    assert "should be greater than or equal to 8" in " ".join(click.unstyle(said.output).split())
+
+
+def test_engines_are_told_the_context_that_was_written(small: Workshop):
+    settings = SIZED | {"sliding_window": 64}
+    save_model(tiny_model("mistral", settings=settings, spread=10.0), byte_level(), small.path / "m")
+    said = small.run(
+        "export", "m", "--to", "gguf", "--type", "f16", "-d", "some.txt", "--length", "32", "--threads", "1"
+    )
+    assert said.exit_code == 0, said.output
+    assert "PARAMETER num_ctx 64\n" in (small.path / "m-f16" / "Modelfile").read_text()
+    assert "-c 64 " in (small.path / "m-f16" / "README.md").read_text()

@@ -89,3 +89,12 @@ def test_what_it_cannot_run_is_refused(file, tmp_path, monkeypatch):
 def test_a_request_that_is_refused_says_why(server):
     with pytest.raises(ServerError, match="/embedding"):
         server.ask("/embedding", {"content": [5] * 600})
+
+
+def test_no_proxy_stands_between(file, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request._opener", None)  # made once, of the environment
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with LlamaServer(file, context=64, threads=1) as server:
+        assert tokens_of(server, "bad")

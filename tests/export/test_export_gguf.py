@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from small_tokenizers import TEXTS, byte_level, pieces
+from small_tokenizers import END, TEXTS, byte_level, pieces
 from tiny_models import FAMILIES, GROUPED, SLIDING, byte_tokenizer, tiny_model
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from potstill.engines import LlamaServer, log_probabilities, tokens_of
@@ -116,6 +116,8 @@ def test_what_cannot_be_said_is_refused(tmp_path, monkeypatch):
         save_gguf(llama, byte_level(r"\w+|\W+"), path, "f16")
     with pytest.raises(ModelError, match="330 tokens and the model 320"):
         save_gguf(llama, byte_level(size=330), path, "f16")
+    with pytest.raises(ModelError, match="no token that ends a text"):
+        save_gguf(llama, PreTrainedTokenizerFast(tokenizer_object=byte_level().backend_tokenizer), path, "f16")
     llama.model.layers[1].mlp.up_proj.weight = torch.nn.Parameter(torch.zeros(40, 32))
     with pytest.raises(ModelError, match=r"layers of different sizes .*layers.1.mlp.up_proj.weight \[40, 32\]"):
         save_gguf(llama, byte_level(), path, "f16")
@@ -126,3 +128,41 @@ def test_what_cannot_be_said_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"potstill\[llama\]"):
         save_gguf(llama, byte_level(), path, "f16")
+
+
+ALL_FULL = {"layer_types": ["full_attention"] * 4, "query_pre_attn_scalar": 8}
+COMPUTED_OTHERWISE = {
+    "gemma3_text, nothing slides": (CASES["gemma3_text"] | ALL_FULL, "query_pre_attn_scalar"),
+    "gpt2, by layer": (CASES["gpt2"] | {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    "gpt2, unscaled": (CASES["gpt2"] | {"scale_attn_weights": False}, "scale_attn_weights"),
+    "qwen2, as Llama 3.1": (CASES["qwen2"] | {"rope_parameters": CASES["llama of 3.1"]["rope_parameters"]}, "'llama3'"),
+    "qwen3, biased": (CASES["qwen3"] | {"attention_bias": True}, "attention_bias"),
+}
+
+
+@pytest.mark.parametrize("case", COMPUTED_OTHERWISE)
+def test_what_llama_cpp_computes_otherwise_is_refused(case, tmp_path):
+    settings, what = COMPUTED_OTHERWISE[case]
+    with pytest.raises(ModelError, match=what):
+        save_gguf(tiny_model(case.split(",")[0], settings=settings), byte_level(), tmp_path / "no.gguf", "f16")
+
+
+def test_every_token_that_ends_a_text_ends_it_there(tmp_path):
+    model = tiny_model("llama", settings=SIZED)
+    model.generation_config.eos_token_id = [0, 12, 13]
+    save_gguf(model, byte_level(), tmp_path / "tiny.gguf", "f16")
+    with LlamaServer(tmp_path / "tiny.gguf", context=32, threads=1) as server:
+        for token, stops in ((0, True), (11, False), (12, True), (13, True)):
+            asked = {"prompt": [5, 6], "n_predict": 4, "temperature": 0.0, "logit_bias": [[token, 1e4]]}
+            assert (server.ask("/completion", asked)["stop_type"] == "eos") == stops, token
+    model.generation_config.eos_token_id = [0, 12, 13, 14]
+    with pytest.raises(ModelError, match="any of 4 tokens"):
+        save_gguf(model, byte_level(), tmp_path / "no.gguf", "f16")
+
+
+def test_a_tokenizer_that_cuts_otherwise_with_special_tokens_is_refused(tmp_path):
+    tokenizer = byte_level()
+    only = processors.TemplateProcessing(single=END, special_tokens=[(END, 0)])
+    tokenizer.backend_tokenizer.post_processor = only
+    with pytest.raises(ModelError, match="with its special tokens into"):
+        save_gguf(tiny_model("llama", settings=SIZED), tokenizer, tmp_path / "no.gguf", "f16")

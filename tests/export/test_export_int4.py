@@ -13,6 +13,8 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
 )
 
 from potstill.errors import ModelError, RunDirectoryError
@@ -153,6 +155,13 @@ def test_what_has_no_groups_is_refused() -> None:
     )
     with pytest.raises(ModelError, match="inputs of 20, 36"):
         group_of(LlamaForCausalLM(config))
+
+
+def test_what_transformers_cannot_load_is_refused(tmp_path) -> None:
+    settings = SHAPE | {"vocab_size": 320, "pad_token_id": 0}
+    with pytest.raises(ModelError, match="can't load a ModernBertForMaskedLM"):
+        save_packed(ModernBertForMaskedLM(ModernBertConfig(**settings)), byte_level(), tmp_path / "int4")
+    assert not list(tmp_path.iterdir())
 
 
 def test_eight_bits_are_loaded_by_transformers_too(model, tmp_path) -> None:

@@ -266,3 +266,14 @@ def test_decoding_plain_tables_needs_no_file() -> None:
     assert recipe.name == "recipe"
     with pytest.raises(RecipeError, match=r"^mine: student\.changes\.hidden_size: needs a number, a text"):
         decode({**tables, "student": {"kind": "fresh", "changes": {"hidden_size": {}}}}, source="mine")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("[stages]\nkind = 'generations'\ncount = 1\n", "leave stages or training.int4 out"),
+        ("[teacher.gate]\n", "leave teacher.gate or training.int4 out"),
+    ],
+)
+def test_four_bits_do_not_go_with_what_judges_or_teaches_in_full(table: str, message: str, tmp_path: Path) -> None:
+    assert message in rejected(MINIMAL + "[training.int4]\n" + table, tmp_path)

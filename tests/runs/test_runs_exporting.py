@@ -90,3 +90,16 @@ def test_other_tokens_are_an_error_with_the_text(model, tmp_path):
         check_tokens(server, byte_level("gpt-2"), TEXTS)
         with pytest.raises(ModelError, match=r"llama.cpp cuts .The quick .* into other tokens"):
             check_tokens(server, byte_level("qwen2"), TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"), [("llama", {"max_position_embeddings": 48}), ("mistral", {"sliding_window": 48})]
+)
+def test_a_file_is_measured_up_to_its_whole_context(family, settings, corpus, tmp_path):
+    small, wanted = tiny_model(family, settings=SIZED | settings), Wanted("gguf", "f16")
+    weights = write_export(small, byte_level(), tmp_path / "out", wanted, name="tiny")
+    alone = measure_alone(small, corpus, length=48)
+    found = rescore(small, byte_level(), weights, wanted, corpus, length=48, alone=alone, threads=1)
+    assert score(found.export, "kl_to_teacher").value < 1e-3
+    with pytest.raises(ModelError, match="a context of 48 tokens"):
+        rescore(small, byte_level(), weights, wanted, corpus, length=49, alone=alone, threads=1)

@@ -17,6 +17,7 @@ from potstill.errors import RecipeError, RunDirectoryError
 from potstill.recipe.searching import build_search
 from potstill.reports.compression import write_compression
 from potstill.search import Chosen, Climbing, Decided, Redone
+from potstill.search.four_bits import in_four_bits
 
 HERE = Path(__file__).parent
 
@@ -168,3 +169,14 @@ def test_a_recipe_with_a_student_is_refused(source, tmp_path) -> None:
     other = recipe.model_copy(update={"student": {"kind": "copy_layers", "layers": 2}})
     with pytest.raises((RecipeError, AttributeError)):
         build_search(other, tmp_path / "out", say=lambda _: None)
+
+
+def test_another_grid_of_four_bits_is_judged_and_packed_again(done, source, tmp_path, monkeypatch) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(done, copy)
+    name = json.loads((copy / "scores.json").read_text())["chosen"]
+    monkeypatch.setattr("potstill.search.four_bits.GRID", 99)
+    search = build_search(small_search.recipe(source), copy, say=lambda _: None)
+    said = list(in_four_bits(search, name))
+    assert list(copy.glob(f"candidates/{name}/int4-*-grid-99/rounded.npz"))
+    assert [event.step for event in said if isinstance(event, Redone)] == ["int4"]

@@ -19,7 +19,7 @@ def export(
     kind: Annotated[str, typer.Option("--type", help="Of GGUF: f16, bf16, q8_0, q4_0, q4_1.")] = "q8_0",
     group: Annotated[
         int | None,
-        typer.Option(help="Of int4 and int8: inputs a scale. Default: the largest of 128, 64, ... that fits."),
+        typer.Option(help="Of int4 and int8: inputs a scale. Default: the largest of 128, 64, ... that fits.", min=8),
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", "-d", help="Text to measure on. Default: what the run held out.")

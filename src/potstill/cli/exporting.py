@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,8 +16,9 @@ from potstill.data import TokenCorpus, read_documents, tokenize
 from potstill.errors import DataError, ModelError, RecipeError, RunDirectoryError
 from potstill.evaluation import score
 from potstill.evaluation.measuring import written_whole
-from potstill.export.blocks import kind_named
+from potstill.export import kind_named, rounded
 from potstill.export.folder import PARTS, modelfile, page, run_lines
+from potstill.export.gguf_file import context_in
 from potstill.models import check_context, load_model, load_tokenizer, task_of
 from potstill.recipe import load_recipe, read_corpus
 from potstill.runs import held_out_sample, manifest
@@ -33,8 +34,10 @@ from potstill.runs.exporting import (
     rescore,
     write_export,
 )
+from potstill.runs.folder import FOUR_BITS
 
 _FORMATS: dict[str, Format] = {"int4": "int4", "int8": "int8", "gguf": "gguf", "huggingface": "huggingface"}
+_FACTS = "export.json"
 _METRICS = {"kl_to_teacher": "KL, nats", "agreement": "same first choice", "perplexity": "perplexity"}
 
 
@@ -63,15 +66,22 @@ def export_and_measure(
     run = Path(source).expanduser() if (Path(source).expanduser() / "student" / "config.json").exists() else None
     name = Path(source).resolve().name if Path(source).exists() else source.rpartition("/")[2]
     folder = out or (run / f"export-{wanted.name}" if run else Path(f"{name.removesuffix('.gguf')}-{wanted.name}"))
-    _check_is_free(folder, wanted)
     place = str(run / "student") if run else source
-    tokenizer, model = load_tokenizer(place), load_model(place)
-    if task_of(model) != "causal":
-        raise ModelError(f"{place} doesn't write text: only language models that do are exported")
-    check_context(model, length)
+    _check_is_free(folder, place)
+    wanted = _in_the_runs_groups(wanted, place)
+    tokenizer, latent = load_tokenizer(place), load_model(place)
+    _check_can_be_exported(latent, place)
+    check_context(latent, length)
+    # What learned through four bits is good on their grid alone; packing finds that grid from the weights behind it.
+    learned = _learned_through(place)
+    model = latent if learned is None else rounded(latent, learned)
     corpus = held_out_sample(_text(run, data, tokenizer), tokens, length)
     console.print(f"[dim]writing {escape(str(folder))} …[/dim]")
-    weights = write_export(model, tokenizer, folder, wanted, name=name.removesuffix(".gguf"))
+    if (folder / _FACTS).exists():
+        _mark_unmeasured(folder)
+    written = latent if wanted.format == "int4" else model
+    weights = write_export(written, tokenizer, folder, wanted, name=name.removesuffix(".gguf"))
+    _mark_unmeasured(folder)
     console.print(f"[dim]measuring it on {len(corpus)} documents …[/dim]")
     alone = measure_alone(model, corpus, length=length)
     found = rescore(model, tokenizer, weights, wanted, corpus, length=length, alone=alone, threads=threads)
@@ -79,6 +89,12 @@ def export_and_measure(
     facts = facts_of(wanted, found, judged, source=source, name=name)
     lines = _leave_page(folder, weights, model, wanted, facts)
     _print(wanted, found, judged, console)
+    if run is not None and _recovered(run):
+        console.print(
+            "note         in four bits this student missed the run's bar and learned on: that one is student-int4/, and this export is of "
+            "student/",
+            soft_wrap=True,
+        )
     for engine, line in lines.items():
         console.print(f"{engine:<13}{escape(line)}", soft_wrap=True)
     console.print(f"page         [bold]{escape(str(folder / 'README.md'))}[/bold]")
@@ -113,11 +129,49 @@ def facts_of(wanted: Wanted, found: Rescored, judged: Judged, *, source: str, na
     }
 
 
-def _check_is_free(folder: Path, wanted: Wanted) -> None:
-    """RunDirectoryError where a GGUF export would land among other things."""
+def _learned_through(place: str) -> int | None:
+    """Inputs a scale, where this is the student of a run that learned through four bits."""
+    said = Path(place).expanduser().parent / FOUR_BITS
+    if Path(place).name != "student" or not said.exists():
+        return None
+    return int(json.loads(said.read_text("utf-8"))["group"])
+
+
+def _in_the_runs_groups(wanted: Wanted, place: str) -> Wanted:
+    """In the groups that the student learned through, where it did. RecipeError where others are asked for."""
+    learned = _learned_through(place)
+    if learned is None or wanted.format != "int4":
+        return wanted
+    if wanted.group not in (None, learned):
+        raise RecipeError(
+            f"this student learned through groups of {learned}, found --group {wanted.group}: leave it out"
+        )
+    return replace(wanted, group=learned)
+
+
+def _check_can_be_exported(model: PreTrainedModel, place: str) -> None:
+    """ModelError for what writes no text, and for weights that are packed already."""
+    if task_of(model) != "causal":
+        raise ModelError(f"{place} doesn't write text: only language models that do are exported")
+    if not place.endswith(".gguf") and getattr(model.config, "quantization_config", None) is not None:
+        raise ModelError(f"the weights of {place} are packed already: export the student that they were packed from")
+
+
+def _mark_unmeasured(folder: Path) -> None:
+    """Nothing says of the weights in the folder that they are good before they were measured."""
+    for stale in ("README.md", "Modelfile"):
+        (folder / stale).unlink(missing_ok=True)
+    _write(folder / _FACTS, json.dumps({"good": False, "why": "it wasn't measured to the end"}) + "\n")
+
+
+def _check_is_free(folder: Path, place: str) -> None:
+    """RunDirectoryError where an export would land among other things, or on what is exported."""
     if folder.is_file():
         raise RunDirectoryError(f"{folder} is a file: choose another folder (--out)")
-    if wanted.format != "gguf" or not folder.is_dir() or (folder / "export.json").exists():
+    source = Path(place).expanduser()
+    if source.exists() and folder.resolve() in (source.resolve(), source.resolve().parent):
+        raise RunDirectoryError(f"{folder} holds what is to be exported: choose another folder (--out)")
+    if not folder.is_dir() or (folder / _FACTS).exists():
         return
     if (stranger := next((one.name for one in sorted(folder.iterdir())), None)) is not None:
         raise RunDirectoryError(
@@ -154,17 +208,26 @@ def _bars(run: Path | None) -> tuple[RunBar, ...]:
     return tuple(RunBar(one["bar"], *(one[name] for name in names)) for one in found["verdicts"])
 
 
+def _recovered(run: Path) -> bool:
+    """Whether `potstill compress` left a student of four bits that learned on after it was rounded."""
+    if not (run / "student-int4" / "config.json").exists() or not (run / "scores.json").exists():
+        return False
+    found = json.loads((run / "scores.json").read_text("utf-8")).get("int4")
+    return bool(found and found.get("learned_through_rounding"))
+
+
 def _leave_page(
     folder: Path, weights: Path, model: PreTrainedModel, wanted: Wanted, facts: Mapping[str, object]
 ) -> dict[str, str]:
-    context = min(2048, getattr(model.config, "max_position_embeddings", 2048))
+    of_model = getattr(model.config, "max_position_embeddings", 2048)
+    context = min(2048, context_in(weights) if wanted.format == "gguf" else of_model)
     here = Path(weights.name) if wanted.format == "gguf" else Path()
     card = folder / "README.md"
     text = page(facts, run_lines(wanted.format, Path(), here, context=context))
     if wanted.format == "gguf":
         _write(folder / "Modelfile", modelfile(weights, context=context))
     _write(card, text)
-    _write(folder / "export.json", json.dumps({**facts, "manifest": manifest({})}, indent=2, default=str) + "\n")
+    _write(folder / _FACTS, json.dumps({**facts, "manifest": manifest({})}, indent=2, default=str) + "\n")
     return run_lines(wanted.format, folder, weights, context=context)
 
 

@@ -18,6 +18,8 @@ from potstill.errors import MissingExtraError, ModelError, ServerError
 _LEAST_BATCH = 512
 # Seconds: of a long prompt on a slow machine.
 _PATIENCE = 600.0
+# The server is on this machine: no proxy stands between.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class LlamaServer:
@@ -96,7 +98,7 @@ class LlamaServer:
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=_PATIENCE) as reply:
+            with _DIRECT.open(request, timeout=_PATIENCE) as reply:
                 return json.loads(reply.read())
         except urllib.error.HTTPError as error:
             said = error.read().decode("utf-8", "replace")[:300]

@@ -20,9 +20,11 @@ hub.py         a folder to the Hugging Face hub
 
 from potstill.export.blocks import GgufKind, kind_named
 from potstill.export.gguf_file import save_gguf
+from potstill.export.grid import GRID
 from potstill.export.int4 import bytes_of, checked_group, group_of, learning_through_, rounded, save_packed
 
 __all__ = [
+    "GRID",
     "GgufKind",
     "bytes_of",
     "checked_group",

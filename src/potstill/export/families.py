@@ -87,9 +87,13 @@ def add_settings(writer: GGUFWriter, model: PreTrainedModel) -> None:
         writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
         _check(config, "activation_function", ("gelu_new", "gelu_pytorch_tanh", "gelu"))
+        _check(config, "scale_attn_weights", (True,))
+        _check(config, "scale_attn_by_inverse_layer_idx", (False,))
     else:
         activations = ("silu",) if family.architecture != "gemma3" else ("gelu_pytorch_tanh",)
         _check(config, "hidden_activation" if family.architecture == "gemma3" else "hidden_act", activations)
+        if family.architecture in ("qwen3", "gemma3"):
+            _check(config, "attention_bias", (False,))
         writer.add_feed_forward_length(config.intermediate_size)
         writer.add_layer_norm_rms_eps(config.rms_norm_eps)
         writer.add_head_count_kv(config.num_key_value_heads)
@@ -116,14 +120,14 @@ def _head_size(config: PreTrainedConfig) -> int:
 
 
 def _add_context(writer: GGUFWriter, config: PreTrainedConfig, family: Family) -> None:
+    if getattr(config, "query_pre_attn_scalar", None) not in (None, getattr(config, "head_dim", None)):
+        raise ModelError(
+            f"llama.cpp divides attention by the root of the head's size ({config.head_dim}), this model by that of "
+            f"{config.query_pre_attn_scalar} (query_pre_attn_scalar): it can't be written as GGUF"
+        )
     context, window = config.max_position_embeddings, _window(config)
     if family.windows and window is not None:
         writer.add_sliding_window(window)
-        if getattr(config, "query_pre_attn_scalar", config.head_dim) != config.head_dim:
-            raise ModelError(
-                f"llama.cpp divides attention by the root of the head's size ({config.head_dim}), this model by that of "
-                f"{config.query_pre_attn_scalar} (query_pre_attn_scalar): it can't be written as GGUF"
-            )
         kinds = [kind == "sliding_attention" for kind in config.layer_types]
         writer.add_sliding_window_pattern(kinds)
     elif window is not None:
@@ -151,7 +155,8 @@ def _add_rope(writer: GGUFWriter, config: PreTrainedConfig, family: Family) -> N
             _check_rope(near, ("default",))
             writer.add_rope_freq_base_swa(float(near["rope_theta"]))
         rope = rope["full_attention"]
-    _check_rope(rope, ("default", "linear", "llama3"))
+    # Only its llama reads the factors of Llama 3.1.
+    _check_rope(rope, ("default", "linear", "llama3") if family.architecture == "llama" else ("default", "linear"))
     if float(rope.get("partial_rotary_factor", 1.0)) != 1.0:
         raise ModelError("this model rotates a part of each head only, which its family in llama.cpp doesn't")
     writer.add_rope_freq_base(float(rope["rope_theta"]))
@@ -168,7 +173,7 @@ def _check_rope(rope: Mapping, known: tuple[str, ...]) -> None:
         )
 
 
-def _check(config: PreTrainedConfig, name: str, known: tuple[str, ...]) -> None:
+def _check(config: PreTrainedConfig, name: str, known: tuple[object, ...]) -> None:
     if (found := getattr(config, name)) not in known:
         raise ModelError(f"{name} is {found!r}, and llama.cpp computes {known[0]} in a {config.model_type}")
 

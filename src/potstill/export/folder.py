@@ -71,7 +71,7 @@ def page(facts: Mapping[str, object], lines: Mapping[str, str]) -> str:
     """README.md: what it is, how near it is to the student, how it is run."""
     if not isinstance(found := facts["scores"], Mapping) or not isinstance(sizes := facts["bytes"], Mapping):
         raise ModelError("an export's page is made of its scores and its sizes")
-    verdict = "It clears its bar." if facts["good"] else f"**It misses its bar**: {facts['why']}."
+    verdict = "It is near enough to the student." if facts["good"] else f"**It misses its bar**: {facts['why']}."
     rows = [f"| {name} | {value:.4g} |" for name, value in found.items()]
     parts = [f"| {part} | {size / 1e6:,.2f} |" for part, size in sizes.items()]
     return "\n".join(
@@ -85,6 +85,7 @@ def page(facts: Mapping[str, object], lines: Mapping[str, str]) -> str:
             "|---|---:|",
             *rows,
             "",
+            *_bars(facts),
             "| weights | MB |",
             "|---|---:|",
             *parts,
@@ -94,3 +95,13 @@ def page(facts: Mapping[str, object], lines: Mapping[str, str]) -> str:
             *(f"{engine}:\n\n```sh\n{line}\n```\n" for engine, line in lines.items()),
         ]
     )
+
+
+def _bars(facts: Mapping[str, object]) -> list[str]:
+    """What the export reaches of the run's bars; a value that its own text can't show is not judged."""
+    if not isinstance(bars := facts["bars"], list) or not bars:
+        return []
+    rows = [
+        f"| {one['bar']} | {'not judged' if one['value'] is None else format(one['value'], '.4g')} |" for one in bars
+    ]
+    return ["| the run's bar | reached |", "|---|---:|", *rows, ""]

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from potstill.errors import ModelError, RunDirectoryError
 from potstill.export.blocks import GgufKind, Stored, stored, values_of
 from potstill.export.families import add_settings, check_gguf, family_of, rows_of_embedding, tensors_of
-from potstill.export.vocabulary import add_tokenizer
-from potstill.models import head_of, task_of
+from potstill.export.vocabulary import add_ends, add_tokenizer
+from potstill.models import ends_of, head_of, task_of
 from potstill.types import Head
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def save_gguf(
         writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
         add_settings(writer, model)
         add_tokenizer(writer, tokenizer, rows_of_embedding(model))
+        add_ends(writer, ends_of(model, tokenizer), tokenizer)
         for theirs, tensor in tensors_of(model):
             one = stored(theirs, tensor, kind)
             writer.add_tensor(theirs, one.data, raw_dtype=one.kind)
@@ -74,6 +75,12 @@ def bytes_in(path: Path) -> dict[str, int]:
     for one in _read(path).tensors:
         found[part_of(one.name)] += int(one.n_bytes)
     return dict(found)
+
+
+def context_in(path: Path) -> int:
+    """Tokens that one request may read and write together."""
+    fields = _read(path).fields
+    return int(fields[f"{fields['general.architecture'].contents()}.context_length"].contents())
 
 
 def types_in(path: Path) -> dict[str, int]:

@@ -11,6 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+# Of how codes and scales are found: what was measured on another grid is measured again.
+GRID = 2
+
 
 def codes(
     weight: Float[Tensor, "outputs inputs"], group: int, *, bits: int = 4, dtype: torch.dtype = torch.bfloat16

@@ -27,10 +27,13 @@ from potstill.models import layers_path, saved_whole
 # Kernels of inference engines know the first three; the others are for widths that 32 doesn't divide.
 _GROUPS = (128, 64, 32, 16, 8)
 _WORD = 32
+# By model_type: transformers looks for their layers' full weights when it loads them, and packed ones have none.
+_UNLOADABLE = ("modernbert", "modernbert-decoder")
 
 
 def group_of(model: PreTrainedModel) -> int:
     """The largest of 128, 64, 32, 16 and 8 that divides the inputs of every linear layer. ModelError where there is none."""
+    _check_can_be_loaded(model)
     sizes = {layer.in_features for _, layer in quantisable(model)}
     for group in _GROUPS:
         if sizes and all(size % group == 0 for size in sizes):
@@ -43,6 +46,7 @@ def checked_group(model: PreTrainedModel, group: int | None) -> int:
     """The group itself, or the model's own where none is given. ModelError for one that doesn't divide the inputs of every layer."""
     if group is None:
         return group_of(model)
+    _check_can_be_loaded(model)
     for name, layer in quantisable(model):
         if group < 8 or group % 8 or layer.in_features % group:
             raise ModelError(
@@ -50,6 +54,13 @@ def checked_group(model: PreTrainedModel, group: int | None) -> int:
                 f"the largest that divide all are of {group_of(model)}"
             )
     return group
+
+
+def _check_can_be_loaded(model: PreTrainedModel) -> None:
+    if model.config.model_type in _UNLOADABLE:
+        raise ModelError(
+            f"transformers can't load a {type(model).__name__} with packed weights: leave its weights in full (--to huggingface)"
+        )
 
 
 def quantisable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
@@ -62,7 +73,7 @@ def quantisable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear]]:
 
 def rounded(model: PreTrainedModel, group: int | None = None, *, bits: int = 4) -> PreTrainedModel:
     """A copy of the model whose linear layers have weights on the grid."""
-    group = group or group_of(model)
+    group = checked_group(model, group)
     copy = deepcopy(model)
     with torch.no_grad():
         for _, layer in quantisable(copy):
@@ -98,7 +109,7 @@ class _StraightThrough(nn.Module):
 @contextmanager
 def learning_through_(model: PreTrainedModel, group: int | None = None) -> Iterator[PreTrainedModel]:
     """Inside, the model computes with weights on the grid and learns those behind them, which it has afterwards: round or pack them."""
-    group = group or group_of(model)
+    group = checked_group(model, group)
     layers = [layer for _, layer in quantisable(model)]
     for layer in layers:
         parametrize.register_parametrization(layer, "weight", _StraightThrough(group))

@@ -149,7 +149,23 @@ def _puts_a_space_before(said: Mapping[str, Any]) -> bool:
     return any(step["type"] == "Prepend" for step in steps) or any(scheme != "never" for scheme in prefixes)
 
 
+def add_ends(writer: GGUFWriter, ends: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tokens that end a text beside EOS, as the model says: llama.cpp has two more places. ModelError for further ones."""
+    others = [token for token in ends if token != tokenizer.eos_token_id]
+    if len(others) > 2:
+        raise ModelError(
+            f"this model ends a text with any of {len(others) + 1} tokens, and GGUF has places for 3: take some out of eos_token_id in its "
+            "generation_config.json"
+        )
+    for token, add in zip(others, (writer.add_eot_token_id, writer.add_eom_token_id), strict=False):
+        add(token)
+
+
 def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "this tokenizer has no token that ends a text, and llama.cpp would take another for it: give the tokenizer an eos_token"
+        )
     for number, add in (
         (tokenizer.bos_token_id, writer.add_bos_token_id),
         (tokenizer.eos_token_id, writer.add_eos_token_id),
@@ -160,7 +176,12 @@ def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None
             add(number)
     ids = cast(list[int], tokenizer("a").input_ids)
     plain = cast(list[int], tokenizer("a", add_special_tokens=False).input_ids)
-    begin = next(start for start in range(len(ids)) if ids[start : start + len(plain)] == plain)
+    begin = next((start for start in range(len(ids)) if ids[start : start + len(plain)] == plain), None)
+    if begin is None or not plain:
+        raise ModelError(
+            f"this tokenizer cuts 'a' into {tokenizer.convert_ids_to_tokens(plain)}, and with its special tokens into "
+            f"{tokenizer.convert_ids_to_tokens(ids)}, which llama.cpp can't: it can't be written as GGUF"
+        )
     before, after = ids[:begin], ids[begin + len(plain) :]
     if before not in ([], [tokenizer.bos_token_id]) or after not in ([], [tokenizer.eos_token_id]):
         raise ModelError(

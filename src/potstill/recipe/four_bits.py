@@ -30,6 +30,15 @@ def check_four_bits(recipe: Recipe) -> None:
         raise mistake(
             "adapters are added to weights that stay, and here these learn to be rounded: leave training.lora or training.int4 out"
         )
+    if recipe.stages is not None:
+        raise mistake(
+            "students teach one another with the weights behind the grid, and not as they are scored: let the stages run in full, and "
+            "the student they leave learn through four bits in a run of its own (leave stages or training.int4 out)"
+        )
+    if recipe.teacher.gate is not None:
+        raise mistake(
+            "the gate's student learns in full, and says nothing of one in four bits: leave teacher.gate or training.int4 out"
+        )
     if recipe.student.kind == "search":
         raise mistake("a search ends with four bits by itself: leave training.int4 out")
     if recipe.teacher.average is not None:

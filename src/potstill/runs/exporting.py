@@ -13,20 +13,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data import TokenCorpus
 from potstill.engines import EngineTeacher, LlamaServer, log_probabilities, speed_of, tokens_of
-from potstill.errors import ModelError
+from potstill.errors import ModelError, RunDirectoryError
 from potstill.evaluation import Measurement, Speed, measure, measure_teacher, retention, score, speed
 from potstill.export.blocks import GgufKind
 from potstill.export.folder import bytes_on_disk
-from potstill.export.gguf_file import bytes_in, head_in, save_gguf, types_in
-from potstill.export.int4 import group_of, save_packed
+from potstill.export.gguf_file import bytes_in, context_in, head_in, save_gguf, types_in
+from potstill.export.int4 import save_packed
 from potstill.models import head_of, load_model, save_model
 from potstill.teachers import LiveTeacher
 
 Format = Literal["int4", "int8", "gguf", "huggingface"]
 # KL(student ‖ export) in nats a prediction that numbers of so many bits may cost; of four bits, what --most-kl says.
 MOST_KL: Mapping[str, float] = {"huggingface": 1e-4, "f16": 1e-3, "bf16": 2e-3, "int8": 1e-2, "q8_0": 1e-2}
-# Tokens of the prompt whose reading is timed; beginnings that the engine itself is asked about; what a context has beyond the text.
-_PROMPT, _ENGINE_ROWS, _ROOM = 128, 8, 64
+# Tokens of the prompt whose reading is timed, and of the writing; beginnings that the engine itself is asked about; what a context has
+# beyond the text.
+_PROMPT, _NEW, _ENGINE_ROWS, _ROOM = 128, 32, 8, 64
 _TRIED = (
     "The quick brown fox's 3 cubs didn't jump over 1,234.5 lazy dogs!  They'd  slept.",
     "def f(x):\n    return x ** 2  # été, naïve, 12°\n\n\n\tif True:\n        pass\n",
@@ -108,17 +109,25 @@ class Judged:
 def write_export(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, wanted: Wanted, *, name: str
 ) -> Path:
-    """Write it; the GGUF file, or the folder itself. ModelError for what the format can't express."""
+    """Write it; the GGUF file, or the folder itself.
+
+    ModelError for what the format can't express, RunDirectoryError where it can't be written.
+    """
     match wanted.format:
         case "gguf":
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunDirectoryError(
+                    f"can't make {folder}: {error.strerror or error}. Choose another folder (--out)"
+                ) from error
             path = folder / f"{name}-{wanted.kind}.gguf"
             save_gguf(model, tokenizer, path, wanted.kind, name=name)
             return path
         case "huggingface":
             save_model(model, tokenizer, folder)
         case "int4" | "int8":
-            save_packed(model, tokenizer, folder, wanted.group or group_of(model), bits=int(wanted.format[-1]))
+            save_packed(model, tokenizer, folder, wanted.group, bits=int(wanted.format[-1]))
     return folder
 
 
@@ -148,15 +157,19 @@ def rescore(
         found = measure(loaded, corpus, length=length, teacher=marker, size=size)
         speeds = {"student": alone.speed, "export": speed(loaded, prompt_tokens=_PROMPT)}
         return Rescored(alone.measured, found, speeds, None, bytes_on_disk(weights, student), {}, "transformers")
+    context = context_in(weights)
+    if length > context:
+        raise ModelError(f"{weights} has a context of {context} tokens: measure it with --length {context} at most")
     with LlamaServer(weights, context=length + _ROOM, threads=threads, embeddings=True) as server:
         check_tokens(server, tokenizer, [*_TRIED, *_texts_of(corpus, tokenizer)])
         head = head_in(weights, student, size)
         found = measure_teacher(EngineTeacher(server, head), corpus, length=length, teacher=marker)
-        places = list(_places(corpus, length))
+        places = list(_places(corpus, min(length, context - 1)))
         engine_kl = float(np.mean([_kl(student, server, ids, size) for ids in places]))
     with LlamaServer(weights, context=2 * _PROMPT, threads=threads) as server:
-        prompt = (places[-1] * _PROMPT)[:_PROMPT]
-        speeds = {"student": alone.speed, "export": Speed(*speed_of(server, prompt))}
+        new_tokens = min(_NEW, max(1, context // 4))
+        prompt = (places[-1] * _PROMPT)[: min(_PROMPT, context - new_tokens - 1)]
+        speeds = {"student": alone.speed, "export": Speed(*speed_of(server, prompt, new_tokens=new_tokens))}
     return Rescored(alone.measured, found, speeds, engine_kl, bytes_in(weights), types_in(weights), "llama.cpp")
 
 

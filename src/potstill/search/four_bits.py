@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from potstill.errors import ModelError
-from potstill.export import bytes_of, group_of, learning_through_, rounded, save_packed
+from potstill.export import GRID, bytes_of, group_of, learning_through_, rounded, save_packed
 from potstill.models import load_model, save_model
 from potstill.runs import Stage
 from potstill.search.bar import Verdict, judge
@@ -49,7 +49,7 @@ class FourBits:
 
 def in_four_bits(search: Search, name: str) -> Iterator[Event | FourBits]:
     """Round, judge, and where a bar is missed that the student clears, learn through the rounding and judge again."""
-    folder = search.of(name) / f"int4-{search.steps_of(name)}"
+    folder = search.of(name) / f"int4-{search.steps_of(name)}-grid-{GRID}"
     student = search.climber(name).student()
     try:
         group = group_of(student)
@@ -80,7 +80,13 @@ def in_four_bits(search: Search, name: str) -> Iterator[Event | FourBits]:
 def _packed(search: Search, name: str, student: PreTrainedModel, found: FourBits) -> Iterator[Event]:
     """student-int4/, whole or not at all."""
     target, part = search.path / "student-int4", search.path / ".student-int4-part"
-    facts = {"candidate": name, "steps": search.steps_of(name), "recovered": found.recovered, "group": found.group}
+    facts = {
+        "candidate": name,
+        "steps": search.steps_of(name),
+        "recovered": found.recovered,
+        "group": found.group,
+        "grid": GRID,
+    }
     if (why := Kept(search.folder).begin("int4", facts, [target])) is not None:
         yield Redone("int4", why)
     if not (target / "config.json").exists():

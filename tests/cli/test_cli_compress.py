@@ -56,8 +56,14 @@ def test_a_student_comes_out(workshop: Workshop, texts: Path) -> None:
     assert {one["name"] for one in groups if one["by"] == "the document is in"} == {"even", "odd"}
     for name in ("report.html", "report.md", "scores.json", "student/README.md"):
         assert (texts / "run" / name).exists(), name
-    again = compress(workshop, "--keep", "agreement=0.1%")
-    assert again.exit_code == 0
+    again = compress(workshop, "--keep", "agreement=0.1%", "--deploy")
+    assert again.exit_code == 0, again.output
+    assert "not exported for llama.cpp" in again.output  # a tokenizer of single bytes has no merges
+    assert json.loads((texts / "run" / "draft" / "draft.json").read_text())["trials"]
+    assert "As the draft of its teacher" in (texts / "run" / "report.html").read_text()
+    once_more = compress(workshop, "--keep", "agreement=0.1%", "--deploy")
+    assert once_more.exit_code == 0
+    assert "not exported" not in once_more.output
     assert "step" not in again.output.partition("claim")[2].partition("\n\n")[0]
     (texts / "run" / "report.html").unlink()
     assert workshop.run("report", "run").exit_code == 0

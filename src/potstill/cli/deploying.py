@@ -12,13 +12,13 @@ from rich.markup import escape
 from potstill.cli.drafting import Wanted, run_draft
 from potstill.cli.exporting import export_and_measure, wanted_of
 from potstill.data import TokenCorpus, prompts_of
-from potstill.errors import MissingExtraError, ModelError, ServerError
+from potstill.errors import DataError, MissingExtraError, ModelError, ServerError
 from potstill.evaluation.measuring import written_whole
 from potstill.models import task_of
 from potstill.search import Search
 
 _DONE = "deployed.json"
-_KIND, _TOKENS, _PROMPTS, _PROMPT_TOKENS, _NEW_TOKENS = "q8_0", 4_000, 16, 32, 48
+_KIND, _TOKENS, _PROMPTS, _PROMPT_TOKENS = "q8_0", 4_000, 16, 32
 
 
 def deploy(search: Search, candidate: str, teacher: str, console: Console) -> None:
@@ -46,16 +46,20 @@ def deploy(search: Search, candidate: str, teacher: str, console: Console) -> No
     except (ModelError, MissingExtraError, ServerError) as error:
         console.print(f"[yellow]not exported for llama.cpp: {escape(str(error))}[/yellow]")
         shutil.rmtree(out / f"export-{_KIND}", ignore_errors=True)
-    prompts = _prompts(search, search.job.texts.held_out, out / "draft")
-    wanted = Wanted(_PROMPTS, _NEW_TOKENS, _PROMPT_TOKENS, (0.0, 1.0), 6, "2", None, None)
-    run_draft(teacher, str(out / "student"), str(prompts), out / "draft", wanted, console)
+    beginning = min(_PROMPT_TOKENS, search.job.length // 2)
+    wanted = Wanted(_PROMPTS, beginning, beginning, (0.0, 1.0), 6, "2", None, None)
+    try:
+        prompts = _prompts(search, search.job.texts.held_out, out / "draft", beginning)
+        run_draft(teacher, str(out / "student"), str(prompts), out / "draft", wanted, console)
+    except (ModelError, DataError) as error:
+        console.print(f"[yellow]not tried as a draft: {escape(str(error))}[/yellow]")
     search.folder.write_json(_DONE, student)
 
 
-def _prompts(search: Search, held_out: TokenCorpus, folder: Path) -> Path:
+def _prompts(search: Search, held_out: TokenCorpus, folder: Path, beginning: int) -> Path:
     """Beginnings of held-out documents as rows."""
     folder.mkdir(exist_ok=True)
-    found = prompts_of(held_out, tokens=_PROMPT_TOKENS, longest=search.job.length // 2)
+    found = prompts_of(held_out, tokens=beginning, longest=search.job.length // 2)
     tokenizer, path = search.job.tokenizer, folder / "prompts.jsonl"
     rows = [{"prompt": tokenizer.decode(found[number].tolist())} for number in range(min(_PROMPTS, len(found)))]
     with written_whole(path) as part:

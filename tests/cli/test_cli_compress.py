@@ -61,9 +61,12 @@ def test_a_student_comes_out(workshop: Workshop, texts: Path) -> None:
     assert "not exported for llama.cpp" in again.output  # a tokenizer of single bytes has no merges
     assert json.loads((texts / "run" / "draft" / "draft.json").read_text())["trials"]
     assert "As the draft of its teacher" in (texts / "run" / "report.html").read_text()
-    once_more = compress(workshop, "--keep", "agreement=0.1%", "--deploy")
-    assert once_more.exit_code == 0
-    assert "not exported" not in once_more.output
+    drafted = (texts / "run" / "draft" / "draft.json").stat().st_mtime_ns
+    assert compress(workshop, "--keep", "agreement=0.1%", "--deploy").exit_code == 0
+    assert (texts / "run" / "draft" / "draft.json").stat().st_mtime_ns == drafted
+    other = compress(workshop, "--keep", "agreement=0.1%", "-s", "training.learning_rate=2e-3")
+    assert other.exit_code == 0
+    assert not (texts / "run" / "draft").exists()  # it was another student's
     assert "step" not in again.output.partition("claim")[2].partition("\n\n")[0]
     (texts / "run" / "report.html").unlink()
     assert workshop.run("report", "run").exit_code == 0

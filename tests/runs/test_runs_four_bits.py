@@ -18,7 +18,9 @@ from potstill.export import rounded
 from potstill.export.int4 import quantisable
 from potstill.models import load_model
 from potstill.runs import Finished, distil
+from potstill.runs.distillation import CORRECTED
 from potstill.teachers import LiveTeacher
+from potstill.training import TrainingSettings
 
 GROUP = 8
 
@@ -81,3 +83,13 @@ def test_a_run_that_was_ended_before_it_packed_packs(whole, tmp_path):
     ours, theirs = (load_file(one / "student-int4" / "model.safetensors") for one in (path, tmp_path / "half"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert json.loads((path / "four_bits.json").read_text()) == {"group": GROUP}
+
+
+def test_a_corrected_teacher_stays_in_full(tmp_path):
+    job = tiny_job(int4=GROUP, correction=TrainingSettings(steps=2, learning_rate=1e-3), control=False)
+    *_, last = distil(job, tiny_folder(tmp_path / "corrected"))
+    assert isinstance(last, Finished)
+    in_full = load_model(tmp_path / "corrected" / "controls" / CORRECTED / "student")
+    beside = LiveTeacher(job.teacher.model, size=257)
+    found = measure(in_full, job.held_out, length=LENGTH, teacher=beside, size=257)
+    np.testing.assert_array_equal(found.nll, last.measurements[CORRECTED].nll)

@@ -21,7 +21,6 @@ serving.py   serving with a person watching
 pruning.py   a model cut with a person watching
 inspecting.py  a store of soft labels in front of a person
 console.py   where a person reads
-facts.py     what files hold, as JSON
 watching.py  what a person sees while it runs
 tables.py    scores on the terminal
 """

@@ -132,7 +132,7 @@ def run_search(
         write_compression(search.path)
         print_outcome(found, speeds, out, console)
         if put_to_work:
-            deploy(search, chosen.candidate.name, recipe.teacher.model, console)
+            deploy(search, recipe.teacher.model, console)
             write_compression(search.path)
         if push_to_hub is not None:
             _push(search, found, push_to_hub, console)

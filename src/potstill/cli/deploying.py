@@ -16,44 +16,47 @@ from potstill.errors import DataError, MissingExtraError, ModelError, ServerErro
 from potstill.evaluation.measuring import written_whole
 from potstill.models import task_of
 from potstill.search import Search
+from potstill.search.compression import DEPLOYED
 
-_DONE = "deployed.json"
 _KIND, _TOKENS, _PROMPTS, _PROMPT_TOKENS = "q8_0", 4_000, 16, 32
 
 
-def deploy(search: Search, candidate: str, teacher: str, console: Console) -> None:
-    """export-q8_0/ and draft/ in the search's folder, made once for a student."""
+def deploy(search: Search, teacher: str, console: Console) -> None:
+    """What DEPLOYED names, in the search's folder: each is made once, and goes when the student or its held-out text becomes another."""
     if task_of(search.job.teacher.model) != "causal":
         console.print("[dim]only models that write text are exported for llama.cpp and tried as drafts[/dim]")
         return
-    out, student = search.path, {"candidate": candidate, "steps": search.steps_of(candidate)}
-    if (out / _DONE).exists() and json.loads((out / _DONE).read_text("utf-8")) == student:
+    out = search.path
+    export, draft = (out / name for name in DEPLOYED)
+    if not (export / "export.json").exists():
+        shutil.rmtree(export, ignore_errors=True)  # what a kill left
+        _export(search, export, console)
+    if (draft / "draft.json").exists():
         return
-    for old in (out / f"export-{_KIND}", out / "draft"):
-        shutil.rmtree(old, ignore_errors=True)
-    length = min(512, search.job.length)
+    beginning = min(_PROMPT_TOKENS, search.job.length // 2)
+    wanted = Wanted(_PROMPTS, beginning, beginning, (0.0, 1.0), 6, "2", None, None)
+    try:
+        prompts = _prompts(search, search.job.texts.held_out, draft, beginning)
+        run_draft(teacher, str(out / "student"), str(prompts), draft, wanted, console)
+    except (ModelError, DataError) as error:
+        console.print(f"[yellow]not tried as a draft: {escape(str(error))}[/yellow]")
+
+
+def _export(search: Search, folder: Path, console: Console) -> None:
     try:
         export_and_measure(
-            str(out),
+            str(search.path),
             wanted_of("gguf", _KIND, None, 0.1),
             console,
             data=None,
             tokens=_TOKENS,
-            length=length,
+            length=min(512, search.job.length),
             threads=None,
-            out=None,
+            out=folder,
         )
     except (ModelError, MissingExtraError, ServerError) as error:
         console.print(f"[yellow]not exported for llama.cpp: {escape(str(error))}[/yellow]")
-        shutil.rmtree(out / f"export-{_KIND}", ignore_errors=True)
-    beginning = min(_PROMPT_TOKENS, search.job.length // 2)
-    wanted = Wanted(_PROMPTS, beginning, beginning, (0.0, 1.0), 6, "2", None, None)
-    try:
-        prompts = _prompts(search, search.job.texts.held_out, out / "draft", beginning)
-        run_draft(teacher, str(out / "student"), str(prompts), out / "draft", wanted, console)
-    except (ModelError, DataError) as error:
-        console.print(f"[yellow]not tried as a draft: {escape(str(error))}[/yellow]")
-    search.folder.write_json(_DONE, student)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prompts(search: Search, held_out: TokenCorpus, folder: Path, beginning: int) -> Path:

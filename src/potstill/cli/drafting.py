@@ -15,7 +15,6 @@ from rich.markup import escape
 from rich.table import Table
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from potstill.cli.facts import json_of
 from potstill.data import prompts_of, read_documents, read_records, tokenize
 from potstill.drafts import Costs, EngineRounds, Prompted, Rate, Trial, engine_rounds, measure_costs, speedup, try_draft
 from potstill.errors import DataError, MissingExtraError, ModelError, RecipeError, RunDirectoryError, VocabularyError
@@ -24,6 +23,7 @@ from potstill.models import check_context, ends_of, head_of, load_model, load_to
 from potstill.reports import write_report
 from potstill.reports.drafting import draft_page, words
 from potstill.runs import manifest
+from potstill.runs.facts import json_of
 from potstill.teachers import shared_vocabulary
 from potstill.writing import LocalWriter, Sampling, read_prompts
 

@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from potstill.cli.facts import json_of
 from potstill.cli.labelling import saying
 from potstill.data import Judging, judge_of
 from potstill.errors import RecipeError, RunDirectoryError, ServerError
@@ -41,6 +40,7 @@ from potstill.routing import (
     scored,
 )
 from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer, manifest
+from potstill.runs.facts import json_of
 from potstill.writing import Asking, Journal, LocalWriter, Sampling, Server, ServerWriter, Writer, totals, write
 
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")

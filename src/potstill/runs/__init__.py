@@ -20,9 +20,11 @@ label_efficiency.py  learn_curves: students on several sizes of one text, by sof
 label_worth.py   label_worth: from all of these, what the soft labels are worth
 smoothing.py     the control of smoothed labels, as uncertain as the teacher
 stages.py        measure_stages: the students of a run of runs side by side
+facts.py         facts as JSON has them
 folder.py        RunFolder: what lies where, written whole or not at all, of one run alone
 scores.py        RunScores: the models side by side, with sizes and speeds; score_model for `potstill evaluate`
 fingerprints.py  what a run is of, and the manifest: versions, machine
+measuring.py    a model on a job's held-out text
 held_out.py      which held-out text is scored: many documents rather than long ones
 exporting.py     a student written for an engine, measured there, called good or not
 estimate.py      memory and time beforehand

@@ -68,7 +68,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
                 for step in _train(job, arm, folder):
                     log(arm, step)
                     yield ArmStep(arm, step)
-            yield from measured(arm.name, lambda arm=arm: _as_scored(job, _student(folder, arm)))
+            yield from measured(arm.name, lambda arm=arm: _student(job, folder, arm))
             folder.forget_checkpoints(arm.name)
     student = on_this_device(load_model(folder.of_arm(STUDENT) / "student", dtype=job.teacher.model.dtype))
     sizes = {"teacher": size_of(job.teacher.model), STUDENT: size_of(student)}
@@ -184,8 +184,9 @@ def _as_scored(job: Job, model: PreTrainedModel) -> PreTrainedModel:
     return model if job.int4 is None else rounded(model, job.int4)
 
 
-def _student(folder: RunFolder, arm: Arm) -> PreTrainedModel:
-    return load_model(folder.of_arm(arm.name) / "student")
+def _student(job: Job, folder: RunFolder, arm: Arm) -> PreTrainedModel:
+    model = load_model(folder.of_arm(arm.name) / "student")
+    return model if arm.name == CORRECTED else _as_scored(job, model)
 
 
 def _measure(job: Job, model: PreTrainedModel, name: str, beside: RememberingTeacher) -> Measurement:

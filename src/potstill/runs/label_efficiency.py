@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 
 from potstill.data import TextBatches, TokenCorpus, place_of
 from potstill.errors import DataError, RunDirectoryError
-from potstill.evaluation import LabelInformation, LearningCurve, Measurement, label_information, measure
+from potstill.evaluation import LabelInformation, LearningCurve, Measurement, label_information
 from potstill.losses import HARD_LABELS, ForwardKL, SoftLabelLoss
 from potstill.models import on_this_device
 from potstill.runs.events import ArmStep, Event, Measured, Stage
 from potstill.runs.folder import RunFolder, line_of
 from potstill.runs.job import Arm, Job
+from potstill.runs.measuring import measured_on_held_out
 from potstill.runs.smoothing import smoothing_teacher
 from potstill.students import merge_lora_
 from potstill.teachers import ArgmaxTeacher, PartTeacher, PermutedTeacher, RememberingTeacher, stored_among
@@ -101,7 +102,7 @@ def learn_curves(wanted: Efficiency, folder: RunFolder) -> Iterator[Event]:
     beside = RememberingTeacher(job.teacher)
     if (of_teacher := folder.measurement("teacher")) is None:
         yield Stage("measuring: teacher")
-        of_teacher = _measured(job, job.teacher.model, None)
+        of_teacher = measured_on_held_out(job, job.teacher.model, None)
         folder.keep_measurement("teacher", of_teacher)
     yield Measured("teacher", of_teacher)
     for seed in range(wanted.seeds):
@@ -193,7 +194,7 @@ def _cell(
         student = on_this_device(merge_lora_(student))
         if not is_told:
             _keep_information(folder, name, _information(job, beside, student))
-        found = _measured(job, student, beside)
+        found = measured_on_held_out(job, student, beside)
         folder.keep_measurement(name, found)
     folder.forget_checkpoints(name)
     yield Measured(name, found)
@@ -226,18 +227,6 @@ def _measure_of(labels: str, job: Job) -> SoftLabelLoss:
             return replace(job.measure, divergence=ForwardKL(), temperature=1.0)
         case _:
             return replace(job.measure, divergence=ForwardKL())
-
-
-def _measured(job: Job, model: PreTrainedModel, beside: RememberingTeacher | None) -> Measurement:
-    return measure(
-        model,
-        job.held_out,
-        length=job.length,
-        teacher=beside,
-        size=job.teacher.num_tokens,
-        dtype=job.settings.dtype,
-        masking=job.masking,
-    )
 
 
 def _information(job: Job, teacher: Teacher, student: PreTrainedModel | None) -> LabelInformation:

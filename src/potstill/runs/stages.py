@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from potstill.evaluation import Measurement, measure, measure_teacher
+from potstill.evaluation import Measurement, measure_teacher
 from potstill.models import head_of, load_model, on_this_device, task_of, this_device
 from potstill.runs.events import Event, Measured, Stage
 from potstill.runs.folder import RunFolder
 from potstill.runs.job import Job
+from potstill.runs.measuring import measured_on_held_out
 from potstill.teachers import LiveTeacher, MixtureTeacher, RememberingTeacher
 
 
@@ -49,16 +50,7 @@ def measure_stages(
 
 
 def _measured(job: Job, path: Path | None, beside: RememberingTeacher | None) -> Measurement:
-    model = job.teacher.model if path is None else on_this_device(load_model(path))
-    return measure(
-        model,
-        job.held_out,
-        length=job.length,
-        teacher=beside,
-        size=job.teacher.num_tokens,
-        dtype=job.settings.dtype,
-        masking=job.masking,
-    )
+    return measured_on_held_out(job, job.teacher.model if path is None else load_model(path), beside)
 
 
 def _measured_together(job: Job, mixture: Together, beside: RememberingTeacher) -> Measurement:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from potstill.evaluation import Measurement, difference, score
+from potstill.runs.facts import finite
 from potstill.types import Score
 
 Verdict = Literal["worth", "unclear", "not"]
@@ -44,7 +45,7 @@ class Worth:
 
     def to_json(self) -> dict[str, object]:
         """As plain values, with the verdict; what is not a number is none."""
-        return {"verdict": self.verdict, **{name: _plain(value) for name, value in asdict(self).items()}}
+        return {"verdict": self.verdict, **{name: finite(value) for name, value in asdict(self).items()}}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Worth:
@@ -74,12 +75,6 @@ def expected_gain(half: float, whole: float, steps: int, all_steps: int) -> floa
     Learning curves flatten, so this is rather too much: a teacher that is found worth hearing all the same is.
     """
     return max(0.0, half - whole) * math.log2(max(1.0, all_steps / steps))
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _restored(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ from potstill.teachers import RememberingTeacher
 from potstill.training import Step
 
 _SCREEN_TOKENS = 6_000
+# What `compress --deploy` adds: the student for its engine, and tried as a draft.
+DEPLOYED = ("export-q8_0", "draft")
 _BEGUN = "begun.json"
 
 
@@ -135,8 +137,9 @@ class Search(Known):
         """
         self.folder.write_text("recipe.toml", self.job.recipe)
         kept, redone = Kept(self.folder), []
-        of_candidates = ("candidates", "controls", "student", "student-int4", "looks.json", _BEGUN)
+        of_candidates = ("candidates", "controls", "student", "student-int4", "looks.json", _BEGUN, *DEPLOYED)
         candidates = [self.path / name for name in of_candidates]
+        deployed = [self.path / name for name in DEPLOYED]
         # Another held-out text leaves the candidates as they are.
         judged = [*self.path.glob("candidates/*/held_out-*"), *self.path.glob("controls/*/held_out.*")]
         for step, places in (
@@ -144,7 +147,7 @@ class Search(Known):
             ("labels", [self.path / "soft_labels"]),
             ("importance", [self.path / "importance.safetensors", self.path / "timings.json"]),
             ("candidates", candidates),
-            ("judging", [*judged, *self.path.glob("candidates/*/int4-*"), self.path / "looks.json"]),
+            ("judging", [*judged, *self.path.glob("candidates/*/int4-*"), self.path / "looks.json", *deployed]),
         ):
             why = kept.begin(step, self.job.made_from[step], places)
             if why is not None:
@@ -209,7 +212,7 @@ class Search(Known):
     def _end(self, name: str) -> Iterator[Event]:
         """The control and the untouched student on held-out text, and the student where it is looked for."""
         climber = self.climber(name)
-        of_this = [self.path / place for place in ("student", "student-int4", "controls", "speeds.json")]
+        of_this = [self.path / place for place in ("student", "student-int4", "controls", "speeds.json", *DEPLOYED)]
         facts = {"candidate": name, "steps": self.steps_of(name)}
         if (why := Kept(self.folder).begin("student", facts, of_this)) is not None:
             yield Redone("student", why)

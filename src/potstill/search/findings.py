@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from potstill.data import TokenCorpus
 from potstill.evaluation import Measurement, compare, scores_to_json
 from potstill.evaluation.breakdown import break_down, habits
 from potstill.models import load_model, on_this_device, size_of
+from potstill.runs.facts import finite
 from potstill.search.bar import Evidence, Verdict, judge
 from potstill.search.compression import Search
 from potstill.search.four_bits import FourBits, facts_of, plain
@@ -73,7 +73,7 @@ def findings(search: Search, name: str, *, holds: bool, four_bits: FourBits | No
             "judged_by": {"documents": len(job.texts.held_out), "tokens": job.texts.held_out.num_tokens},
         },
     }
-    return {name: _finite(value) for name, value in facts.items()}
+    return {name: finite(value) for name, value in facts.items()}
 
 
 def candidate(search: Search, name: str) -> dict[str, object]:
@@ -157,16 +157,3 @@ def _domains(corpus: TokenCorpus) -> list[str] | None:
         names = [f"{Path(key).parts[0]}/" if len(Path(key).parts) > 1 else "at the top" for key in corpus.keys]
     frequent = [name for name, _ in Counter(names).most_common(_MOST_DOMAINS)]
     return [name if name in frequent else "another" for name in names] if len(frequent) > 1 else None
-
-
-def _finite(value: object) -> object:
-    """Without NaN and infinity, which JSON doesn't know."""
-    match value:
-        case float() if not math.isfinite(value):
-            return None
-        case dict():
-            return {str(key): _finite(inner) for key, inner in value.items()}
-        case list() | tuple():
-            return [_finite(inner) for inner in value]
-        case _:
-            return value

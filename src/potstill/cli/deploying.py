@@ -15,6 +15,7 @@ from potstill.data import TokenCorpus, prompts_of
 from potstill.errors import DataError, MissingExtraError, ModelError, ServerError
 from potstill.evaluation.measuring import written_whole
 from potstill.models import task_of
+from potstill.reports.deployment import is_measured
 from potstill.search import Search
 from potstill.search.compression import DEPLOYED
 
@@ -28,7 +29,8 @@ def deploy(search: Search, teacher: str, console: Console) -> None:
         return
     out = search.path
     export, draft = (out / name for name in DEPLOYED)
-    if not (export / "export.json").exists():
+    said = export / "export.json"
+    if not (said.exists() and is_measured(json.loads(said.read_text("utf-8")))):
         shutil.rmtree(export, ignore_errors=True)  # what a kill left
         _export(search, export, console)
     if (draft / "draft.json").exists():

@@ -15,11 +15,15 @@ Facts = Mapping[str, Any]
 
 def deployment_tables(folder: Path) -> Iterator[Table]:
     """In its engines, and as its teacher's draft, as far as either was tried. DataError for a damaged file."""
-    exports = [_json(path) for path in sorted(folder.glob("export-*/export.json"))]
-    if exports:
+    if exports := [one for path in sorted(folder.glob("export-*/export.json")) if is_measured(one := _json(path))]:
         yield _export_table(exports)
     if (folder / "draft" / "draft.json").exists():
         yield _draft_table(_json(folder / "draft" / "draft.json"))
+
+
+def is_measured(export: Facts) -> bool:
+    """Whether what export.json speaks of was measured to the end: a kill, or a file that can't be run, leaves it without scores."""
+    return "scores" in export
 
 
 def _export_table(exports: list[Facts]) -> Table:

@@ -1,0 +1,44 @@
+"""What lies in a run's folder is shown; what was not measured to the end is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from potstill.errors import DataError
+from potstill.reports.deployment import deployment_tables
+
+MEASURED = {
+    "format": "GGUF q8_0",
+    "engine": "llama.cpp",
+    "good": True,
+    "why": "",
+    "bytes": {"blocks": 2_000_000},
+    "scores": {"KL to the student, nats": 0.0002, "same first choice as the student": 0.99, "perplexity": 23.9},
+    "speeds": {"export": {"prefill_tokens_per_second": 10.0, "decode_tokens_per_second": 5.0}},
+}
+
+
+def leave(folder: Path, name: str, facts: object) -> None:
+    (folder / name).mkdir()
+    (folder / name / "export.json").write_text(json.dumps(facts))
+
+
+def test_exports_that_were_measured_are_shown(tmp_path: Path) -> None:
+    assert list(deployment_tables(tmp_path)) == []
+    leave(tmp_path, "export-f16", {"good": False, "why": "it wasn't measured to the end"})
+    assert list(deployment_tables(tmp_path)) == []
+    leave(tmp_path, "export-q8_0", MEASURED)
+    [table] = deployment_tables(tmp_path)
+    [row] = table.rows
+    assert row.name == "GGUF q8_0, llama.cpp"
+    assert [cell.value for cell in row.cells] == ["2.0", "0.0002", "99.0%", "23.90", "5", "good"]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    leave(tmp_path, "export-q8_0", MEASURED)
+    (tmp_path / "export-q8_0" / "export.json").write_text("{")
+    with pytest.raises(DataError, match="is damaged"):
+        list(deployment_tables(tmp_path))

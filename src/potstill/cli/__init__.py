@@ -3,7 +3,7 @@
 A user's mistake ends with one message and exit code 2, an interruption with 130 and what was kept; a traceback is a defect.
 
 app.py       the verbs put together, and what a failure looks like
-demo.py compress.py distill.py write.py label.py inspect.py import_labels.py export_labels.py prune.py check.py preview.py evaluate.py
+demo.py compress.py distill.py write.py label.py inspect.py import_labels.py export_labels.py prune.py check.py plan.py preview.py evaluate.py
 information.py route.py export.py draft.py report.py recipes.py serve.py   one verb each
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
@@ -14,6 +14,7 @@ exporting.py writing for an engine, measuring there
 climbers.py  what a person sees of a search
 writing.py   writing with a person watching
 learning.py  learning curves with a person watching
+planning.py  a plan in front of a person
 labelling.py labelling with a person watching
 routing.py   a calibration with a person watching
 drafting.py  a student tried as a draft

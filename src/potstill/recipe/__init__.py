@@ -33,6 +33,8 @@ information.py a recipe -> the learning curves that tell what its soft labels ar
 writing.py   what a recipe for `potstill write` can say
 written.py   from it prompts, writer and selection, everything checked
 searching.py a recipe whose student is searched -> the search in its run directory
+planning.py  a recipe -> what its run will be made of
+trying.py    this machine tried at it, a few steps long
 """
 
 from potstill.recipe.build import (

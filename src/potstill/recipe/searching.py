@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from potstill.teachers import LiveTeacher
 
 # The text to choose by is read again and again: so many tokens of it at most.
-_CHOOSING_TOKENS = 30_000
+CHOOSING_TOKENS = 30_000
 # Of [training] and [loss], what the student doesn't depend on, or the search decides itself.
 _NO_MATTER = tuple(
     f"training.{name}"
@@ -68,7 +68,7 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
     corpus = _corpus(recipe, folder, tokenizer, facts["text"], say)
     dtype = _dtype(recipe, folder, str(faster_dtype(this_device())).removeprefix("torch."))
     hold_in_(model, getattr(torch, dtype))
-    texts, batches, steps = _texts(recipe, tokenizer, corpus)
+    texts, batches, steps = texts_of_search(recipe, tokenizer, corpus)
     settings = build_settings(recipe.training, steps=steps, dtype=getattr(torch, dtype))
     learned = {"dtype": dtype, "tokens that are marked": texts.learn.num_tokens}
     more = {"labels": learned, "importance": learned, "candidates": learned | {"steps": steps}}
@@ -249,7 +249,9 @@ def _dtype(recipe: Recipe, folder: RunFolder, faster: str) -> str:
     return str(folder.read_json("dtype.json")["dtype"])
 
 
-def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorpus) -> tuple[Texts, TextBatches, int]:
+def texts_of_search(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorpus
+) -> tuple[Texts, TextBatches, int]:
     """(texts by what they are for, batches to learn from, steps of one whole training)."""
     import numpy as np
 
@@ -279,7 +281,7 @@ def _texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, corpus: TokenCorp
     )
     texts = Texts(
         learn,
-        held_out_sample(search, _CHOOSING_TOKENS, training.length),
+        held_out_sample(search, CHOOSING_TOKENS, training.length),
         held_out_sample(held_out, recipe.evaluation.tokens, training.length),
         looked_at,
     )

@@ -13,7 +13,7 @@ from potstill.search.timing import Rates, half_of
 # All that the search trains besides the chosen student, as shares of its own training, with one cut a size and with more, and how often it
 # looks at a student: measured in benchmarks/search.md.
 _BESIDES, _BESIDES_OF_MORE = 1.2, 2.3
-_LOOKS = 12
+LOOKS = 12
 _BYTES_A_LABEL = 60  # of a stored label, with text unlike the teacher's
 _STATE = 12  # bytes a parameter of a checkpoint: weights and two moments
 
@@ -26,6 +26,11 @@ class Plan:
     seconds: float
     disk: float
     memory: float
+
+
+def share_besides(cuts: int) -> float:
+    """What is trained besides the chosen student, as a share of its own training, with so many cuts a size."""
+    return _BESIDES if cuts == 1 else _BESIDES_OF_MORE
 
 
 def plan_of(search: Search, rates: Rates) -> Plan:
@@ -62,9 +67,9 @@ def tokens_in(search: Search, rates: Rates, seconds: float) -> int:
 
 def _seconds(search: Search, rates: Rates, tokens: int) -> float:
     job = search.job
-    besides = _BESIDES if len(job.ladder.cuts) == 1 else _BESIDES_OF_MORE
+    besides = share_besides(len(job.ladder.cuts))
     marked = min(tokens, job.texts.learn.num_tokens) / rates.marked
     learned = tokens * (1 + besides + job.control) / rates.learned
-    read = (_LOOKS * job.texts.search.num_tokens + (job.looks + 4) * job.texts.held_out.num_tokens) / rates.read
-    asked = sum(_LOOKS * len(one.items) + (job.looks + 4) * len(other.items) for one, other in job.questions.values())
+    read = (LOOKS * job.texts.search.num_tokens + (job.looks + 4) * job.texts.held_out.num_tokens) / rates.read
+    asked = sum(LOOKS * len(one.items) + (job.looks + 4) * len(other.items) for one, other in job.questions.values())
     return marked + learned + read + asked * rates.seconds_a_question

@@ -1,0 +1,100 @@
+"""So many accelerators side by side, each with its share of a step's rows; models too large for one are sharded (FSDP)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from potstill.errors import RecipeError
+from potstill.planning.accelerators import Accelerator
+from potstill.planning.memory import is_teacher_sharded
+from potstill.planning.workload import Phase, Workload, flops_a_token
+
+# Of the peak that a training reaches. Llama 3 405B was trained at 38 to 43 % of it on 8,192 to 16,384 H100s (arXiv:2407.21783, table 4).
+UTILIZATION = 0.40
+# Of a data sheet's bandwidths that programs reach.
+_REACHED = 0.75
+_NEIGHBOURS = 8  # accelerators in one machine
+# Labelling beside the teacher's bare passes (benchmarks/store.md: 4.5 % more).
+_MARKING = 1.05
+# AdamW in fp32 reads weight, gradient and two moments, and writes three of them.
+_OPTIMIZER_BYTES = 28
+_NARROW, _WIDE = 2, 4
+
+Bound = Literal["computing", "between accelerators", "memory"]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """`count` accelerators. utilization: the share of their peak that matmuls reach, all told."""
+
+    accelerator: Accelerator
+    count: int = 1
+    utilization: float = UTILIZATION
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise RecipeError(f"--count is how many accelerators, at least 1, found {self.count}")
+        if not 0 < self.utilization <= 1:
+            raise RecipeError(f"--mfu is a share of the peak, above 0 and at most 1, found {self.utilization:g}")
+
+    @property
+    def wire(self) -> float:
+        """Bytes a second that one accelerator gets from all others: of a gathered tensor every machine receives each part once, through
+        the network cards of all its accelerators."""
+        of_network = math.inf if self.count <= _NEIGHBOURS else self.accelerator.network * _NEIGHBOURS
+        return _REACHED * min(self.accelerator.link, of_network)
+
+    def seconds(self, work: Workload, phase: Phase) -> float:
+        """Of a phase. Computing and what travels meanwhile go side by side: the longer of the two counts."""
+        return max(self.computing(work, phase), self.travelling(work, phase)) + self.reading(work, phase)
+
+    def bound(self, work: Workload, phase: Phase) -> Bound:
+        """What most of its time goes into."""
+        found: dict[Bound, float] = {
+            "computing": self.computing(work, phase),
+            "between accelerators": self.travelling(work, phase),
+            "memory": self.reading(work, phase),
+        }
+        return max(found, key=lambda name: found[name])
+
+    def computing(self, work: Workload, phase: Phase) -> float:
+        """Seconds of matmuls."""
+        speed = self.accelerator.flops * self.utilization * self.count
+        return (_MARKING if phase.action == "mark" else 1.0) * phase.tokens * flops_a_token(work, phase.action) / speed
+
+    def travelling(self, work: Workload, phase: Phase) -> float:
+        """Seconds of gathering weights, 2 bytes each, and of reducing and scattering gradients, 4 bytes each."""
+        if self.count == 1:
+            return 0.0
+        teacher = _NARROW * work.teacher.parameters if is_teacher_sharded(work, self.accelerator, self.count) else 0
+        student = _NARROW * work.student.parameters
+        # Of rows that go through a model together, all accelerators counted.
+        passes = phase.tokens / (self._rows(work, phase) * work.length)
+        match phase.action:
+            case "mark" | "read_teacher" | "weigh":
+                moved = passes * teacher
+            case "read_student":
+                moved = passes * student
+            case "write":
+                return 0.0  # each accelerator writes with a whole student
+            case "learn" | "learn_hard":
+                is_marked = phase.action == "learn" and not work.is_stored
+                moved = passes * (2 * student + (teacher if is_marked else 0)) + phase.steps * _WIDE * work.trained
+        return moved * (self.count - 1) / self.count / self.wire
+
+    def reading(self, work: Workload, phase: Phase) -> float:
+        """Seconds that memory alone decides: the optimizer's step, and writing, where all weights are read for each token."""
+        speed = _REACHED * self.accelerator.bandwidth
+        if phase.action == "write" and work.writing is not None:
+            rows = max(1.0, work.writing.side_by_side / self.count)
+            cache = rows * work.length / 2 * work.student.cache
+            turns = phase.tokens / (rows * self.count)
+            return turns * _NARROW * (work.student.parameters + cache) / speed
+        return phase.steps * _OPTIMIZER_BYTES * work.trained / self.count / speed
+
+    def _rows(self, work: Workload, phase: Phase) -> int:
+        if phase.action in ("learn", "learn_hard"):
+            return min(work.rows, (work.micro_rows or work.rows) * self.count)
+        return (work.label_rows if phase.action == "mark" else 16) * self.count

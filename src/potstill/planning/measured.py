@@ -1,0 +1,225 @@
+"""How fast this machine is at this work: a few real steps of it, and what is made of them thrown away."""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import PreTrainedModel
+
+from potstill.data import Masking, PackedBatches, TextBatches, TokenCorpus
+from potstill.evaluation import measure, speed
+from potstill.losses import HARD_LABELS, FeatureLoss, Measure, SoftLabelLoss
+from potstill.models import head_of, task_of
+from potstill.planning.workload import Action, Phase, Workload
+from potstill.runs import held_out_sample
+from potstill.soft_labels import Manifest, Store, begin_store, label
+from potstill.teachers import LiveTeacher, RememberingTeacher, StoredTeacher
+from potstill.training import OnPolicy, TrainingSettings, train
+from potstill.training.loop import adamw
+from potstill.types import Teacher
+
+_STEPS, _PASSES, _DECODED, _TIMINGS = 4, 3, 4, 6
+_SHARE = 0.2  # of the time that may be taken, for each of the things that are tried
+
+
+@dataclass(frozen=True)
+class Measured:
+    """This machine at this work.
+
+    seconds_a_token  by action; of learning without the optimizer's part
+    seconds_a_step   of the optimizer
+    seconds_before   loading, checking, reading the text: before the first step, once
+    seconds_timing   of timing teacher and student at the end, once
+    bytes_a_label    of a stored label; None where none is stored
+    process          bytes of memory that the process itself takes
+    memory           bytes that this machine has
+    took             seconds that measuring took
+    """
+
+    seconds_a_token: Mapping[Action, float]
+    seconds_a_step: float
+    seconds_before: float = 0.0
+    seconds_timing: float = 0.0
+    bytes_a_label: float | None = None
+    process: float = 0.0
+    memory: float = float("inf")
+    took: float = 0.0
+
+    def seconds(self, work: Workload, phase: Phase) -> float:
+        """Of a phase."""
+        return phase.tokens * self.seconds_a_token[phase.action] + phase.steps * self.seconds_a_step
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried: the run's own teacher, student, text and loss.
+
+    text       what the student learns from, `length` tokens a sequence
+    corpus     the same as documents, to be labelled
+    held_out   what models are measured on
+    manifest   of the store of labels, where there is to be one; is_stored: these mark
+    control    whether hard labels are learned from, too
+    times      whether teacher and student are timed at the end
+    seconds    that may be taken
+    """
+
+    teacher: LiveTeacher
+    marker: Teacher
+    student: PreTrainedModel
+    text: TextBatches | OnPolicy
+    corpus: TokenCorpus
+    held_out: TokenCorpus
+    measure: Measure
+    settings: TrainingSettings
+    length: int
+    features: FeatureLoss | None = None
+    masking: Masking | None = None
+    manifest: Manifest | None = None
+    is_stored: bool = False
+    control: bool = True
+    times: bool = True
+    seconds: float = 50.0
+
+
+def try_out(trial: Trial, *, clock: Callable[[], float] = time.perf_counter) -> Measured:
+    """Label a little, measure a little, learn a few steps. The student is changed by it.
+
+    clock  of seconds: that on the wall, or the process's own where others use this machine at the same time
+    """
+    began = clock()
+    found: dict[Action, float] = {}
+    with TemporaryDirectory() as place:
+        marker, text, size = trial.marker, trial.text, None
+        if trial.manifest is not None:
+            few = held_out_sample(trial.corpus, _PASSES * trial.manifest.rows * trial.length, trial.length)
+            found["mark"], size = _labelling(trial, trial.manifest, few, Path(place), clock)
+            if trial.is_stored and isinstance(trial.measure, SoftLabelLoss):
+                marker = StoredTeacher(
+                    Store(Path(place)), few, tokenizer=trial.manifest.tokenizer, measure=trial.measure
+                )
+                text = PackedBatches(few, trial.length, trial.text.rows)
+        found["read_teacher"], found["read_student"] = _reading(trial, clock)
+        found["weigh"] = found["read_teacher"]
+        optimizer = _optimizing(trial, clock)
+        learning = _learning(trial, marker, text, trial.measure, clock)
+        found["learn"] = max(0.0, learning.step - optimizer) / learning.tokens
+        found["write"] = learning.writing
+        if trial.control:
+            hard = _learning(
+                trial, None, trial.text.corpus if isinstance(trial.text, OnPolicy) else text, HARD_LABELS, clock
+            )
+            found["learn_hard"] = max(0.0, hard.step - optimizer) / hard.tokens
+    timing = _timing(trial) if trial.times else 0.0
+    return Measured(found, optimizer, seconds_timing=timing, bytes_a_label=size, took=clock() - began)
+
+
+def memory_of_machine() -> float:
+    """Bytes of memory that this machine has."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def memory_of_process() -> float:
+    """Bytes that this process has taken at most so far."""
+    return float(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def _labelling(
+    trial: Trial, manifest: Manifest, few: TokenCorpus, folder: Path, clock: Callable[[], float]
+) -> tuple[float, float]:
+    """(seconds, bytes) a prediction. The first pass warms up."""
+    begin_store(folder, manifest, few, head_of(trial.teacher.model))
+    began, first = clock(), None
+    tokens = 0
+    for done in label(trial.teacher, few, folder):
+        if done.tokens and first is None:
+            first = clock(), done.tokens
+        tokens = done.tokens
+    store = Store(folder)
+    warm, before = first if first is not None and first[1] < tokens else (began, 0)
+    return (clock() - warm) / max(1, tokens - before), store.num_bytes / max(1, store.num_tokens)
+
+
+def _reading(trial: Trial, clock: Callable[[], float]) -> tuple[float, float]:
+    """Seconds a token of measuring (the teacher, the student beside what the teacher said)."""
+    few = held_out_sample(trial.held_out, 16 * trial.length, trial.length)
+    size, beside = trial.teacher.num_tokens, RememberingTeacher(trial.teacher)
+    shape, dtype = trial.length, trial.settings.dtype
+
+    def seconds(model: PreTrainedModel, teacher: Teacher | None) -> float:
+        began = clock()
+        measure(model, few, length=shape, teacher=teacher, size=size, dtype=dtype, masking=trial.masking)
+        return (clock() - began) / max(1, few.num_tokens)
+
+    one = held_out_sample(few, trial.length, trial.length)
+    measure(trial.student, one, length=shape, size=size, dtype=dtype, masking=trial.masking)  # warms up
+    alone = seconds(trial.teacher.model, None)
+    seconds(trial.student, beside)
+    return alone, seconds(trial.student, beside)
+
+
+@dataclass(frozen=True)
+class _Learned:
+    step: float
+    tokens: int
+    writing: float
+
+
+def _learning(
+    trial: Trial, marker: Teacher | None, text: TextBatches | OnPolicy, measure: Measure, clock: Callable[[], float]
+) -> _Learned:
+    """The median step after the first, which warms up; writing is told apart."""
+    refresh = text.refresh_every if isinstance(text, OnPolicy) else 1
+    most = 1 + max(_STEPS, refresh)
+    settings = replace(trial.settings, steps=most, checkpoint_every=None)
+    features = trial.features if measure.needs_teacher else None
+    seconds, tokens, writing, written = [], 1, 0.0, 0
+    began = last = clock()
+    steps: Iterator = train(trial.student, marker, text, measure, settings, features=features)
+    with suppress(StopIteration):
+        while len(seconds) < 2 or (len(seconds) < most and clock() - began < _SHARE * trial.seconds):
+            step = next(steps)
+            wrote = 0.0 if step.written is None else step.written.seconds
+            seconds.append(max(0.0, clock() - last - wrote))
+            if step.written is not None:
+                writing, written = writing + wrote, written + step.written.tokens
+            tokens, last = step.tokens, clock()
+    return _Learned(statistics.median(seconds[1:]), tokens, writing / max(1, written))
+
+
+def _optimizing(trial: Trial, clock: Callable[[], float]) -> float:
+    """Seconds of a step of AdamW over the student's weights, with the gradient's norm taken."""
+    weights = [weight for weight in trial.student.parameters() if weight.requires_grad]
+    optimizer = adamw(trial.student, replace(trial.settings, learning_rate=1e-12))
+    seconds = []
+    for _ in range(_PASSES):
+        for weight in weights:
+            weight.grad = torch.zeros_like(weight)
+        began = clock()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        seconds.append(clock() - began)
+    optimizer.zero_grad(set_to_none=True)
+    return min(seconds)
+
+
+def _timing(trial: Trial) -> float:
+    """Seconds that timing teacher and student takes at the end of a run: a prompt of 128 tokens and 32 written, six times each."""
+    total = 0.0
+    for model in (trial.teacher.model, trial.student):
+        found = speed(model, new_tokens=_DECODED)
+        written = (
+            0.0
+            if found.decode_tokens_per_second is None or task_of(model) != "causal"
+            else 32 / found.decode_tokens_per_second
+        )
+        total += _TIMINGS * (128 / found.prefill_tokens_per_second + written)
+    return total

@@ -20,5 +20,5 @@ def disk_of(work: Workload, *, label_bytes: float | None = None) -> dict[str, fl
     kept = 5 + 3 * (work.cuts - 1) if work.kind == "compress" else 0  # candidates whose training may go on
     checkpoints = (2 * kept if kept else min(_CHECKPOINTS, 1 + work.steps // work.checkpoint_every)) * state
     students = (1 + work.controls + kept) * 4 * work.student.parameters
-    found = {"labels": store, "checkpoints": checkpoints, "students": float(students), "text": float(_TEXT * work.text)}
-    return {name: size for name, size in found.items() if size}
+    found = {"labels": store, "checkpoints": checkpoints, "students": students, "text": _TEXT * work.text}
+    return {name: float(size) for name, size in found.items() if size}

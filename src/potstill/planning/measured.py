@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from potstill.data import Masking, PackedBatches, TextBatches, TokenCorpus
 from potstill.evaluation import measure, speed
 from potstill.losses import HARD_LABELS, FeatureLoss, Measure, SoftLabelLoss
-from potstill.models import head_of, task_of
+from potstill.models import head_of
 from potstill.planning.workload import Action, Phase, Workload
 from potstill.runs import held_out_sample
 from potstill.soft_labels import Manifest, Store, begin_store, label
@@ -118,7 +118,7 @@ def try_out(trial: Trial, *, clock: Callable[[], float] = time.perf_counter) -> 
                 trial, None, trial.text.corpus if isinstance(trial.text, OnPolicy) else text, HARD_LABELS, clock
             )
             found["learn_hard"] = max(0.0, hard.step - optimizer) / hard.tokens
-    timing = _timing(trial) if trial.times else 0.0
+    timing = _timing(trial, clock) if trial.times else 0.0
     return Measured(found, optimizer, seconds_timing=timing, bytes_a_label=size, took=clock() - began)
 
 
@@ -211,15 +211,13 @@ def _optimizing(trial: Trial, clock: Callable[[], float]) -> float:
     return min(seconds)
 
 
-def _timing(trial: Trial) -> float:
+def _timing(trial: Trial, clock: Callable[[], float]) -> float:
     """Seconds that timing teacher and student takes at the end of a run: a prompt of 128 tokens and 32 written, six times each."""
     total = 0.0
     for model in (trial.teacher.model, trial.student):
+        began, on_the_wall = clock(), time.perf_counter()
         found = speed(model, new_tokens=_DECODED)
-        written = (
-            0.0
-            if found.decode_tokens_per_second is None or task_of(model) != "causal"
-            else 32 / found.decode_tokens_per_second
-        )
-        total += _TIMINGS * (128 / found.prefill_tokens_per_second + written)
+        share = (clock() - began) / (time.perf_counter() - on_the_wall)
+        writes = 0.0 if found.decode_tokens_per_second is None else 32 / found.decode_tokens_per_second
+        total += share * _TIMINGS * (128 / found.prefill_tokens_per_second + writes)
     return total

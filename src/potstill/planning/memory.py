@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from potstill.planning.accelerators import Accelerator
@@ -20,6 +21,8 @@ _RESERVED = 2 * 2**30
 _MARGIN = 0.95
 # Rows whose logits labelling makes at once, in fp32, with as much again for probabilities (soft_labels/capture.py).
 _LABEL_ROWS = 256
+# Bytes a token of text that a process holds in the machine's own memory, and at most while it divides and packs it (docs/scale.md).
+TEXT_HELD, TEXT_AT_MOST = 8, 25
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ def memory_of_learning(work: Workload, *, count: int = 1, there: Accelerator | f
     """Of one of `count` processes, while the student learns. `there`: an accelerator, or the bytes of a machine without one."""
     is_gpu = isinstance(there, Accelerator)
     student, teacher = work.student, work.teacher
-    rows = min(work.micro_rows or math.inf, max(1, math.ceil(work.rows / count)))
-    tokens = min(rows * work.length, math.inf if work.writing is None else work.tokens_per_step)
+    share = max(1, math.ceil(work.rows / count))
+    tokens = min(work.micro_rows or share, share) * work.length
+    if work.writing is not None:
+        tokens = min(tokens, work.tokens_per_step)
     needed: dict[str, float] = {}
     if not work.is_stored:
         shards = count if is_gpu and is_teacher_sharded(work, there, count) else 1
@@ -61,13 +66,15 @@ def memory_of_learning(work: Workload, *, count: int = 1, there: Accelerator | f
         needed["gathered"] = 2 * _NARROW * max(student.largest, 0 if work.is_stored else teacher.largest) + (
             _NARROW * (student.head + (0 if work.is_stored else teacher.head))
         )
-    needed["activations"] = tokens * _activations(work)
+    needed["activations"] = float(tokens) * _activations(work)
     needed["head's gradient"] = float(_GRADIENT * student.head)
     needed["loss, a chunk"] = _loss(work, tokens, "gpu" if is_gpu else "cpu")
     if work.writing is not None:
         needed["key-value cache"] = (
             max(1.0, work.writing.side_by_side / count) * work.length * student.cache * work.bytes
         )
+    if work.text and not is_gpu:
+        needed["text"] = float(TEXT_HELD * work.text)
     return _room(needed, there)
 
 
@@ -124,15 +131,19 @@ def _activations(work: Workload) -> float:
     return float(work.bytes * student.layers * layer)
 
 
-def _loss(work: Workload, tokens: float, device: str) -> float:
+def _loss(work: Workload, tokens: int, device: str) -> float:
     """Logits of a chunk of rows, those of a live teacher beside them, and the hidden states of both with the student's gradient."""
     matrices = 1 if work.is_stored else 2
     logits = min(_CHUNK_BYTES[device], matrices * work.bytes * min(tokens, _MOST_ROWS) * work.student.vocabulary)
     states = work.bytes * tokens * (2 * work.student.width + (0 if work.is_stored else work.teacher.width))
-    return logits + min(_BLOCK_BYTES[device], 3 * 4 * tokens * work.student.vocabulary) + states
+    return float(logits + min(_BLOCK_BYTES[device], 3 * 4 * tokens * work.student.vocabulary) + states)
 
 
-def _room(needed: dict[str, float], there: Accelerator | float) -> Room:
+def _room(needed: Mapping[str, int | float], there: Accelerator | float) -> Room:
     if not isinstance(there, Accelerator):
-        return Room(needed, there)
-    return Room(needed | {"reserved": float(_RESERVED)}, _MARGIN * there.memory)
+        return Room(_floats(needed), there)
+    return Room(_floats({**needed, "reserved": _RESERVED}), _MARGIN * there.memory)
+
+
+def _floats(sizes: Mapping[str, int | float]) -> dict[str, float]:
+    return {name: float(size) for name, size in sizes.items()}

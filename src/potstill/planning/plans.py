@@ -10,8 +10,11 @@ from potstill.planning.disk import disk_of
 from potstill.planning.fleet import Fleet
 from potstill.planning.labels import bytes_a_label
 from potstill.planning.measured import Measured
-from potstill.planning.memory import Room, memory_of_labelling, memory_of_learning, remedies
+from potstill.planning.memory import TEXT_AT_MOST, Room, memory_of_labelling, memory_of_learning, remedies
 from potstill.planning.workload import Phase, Stage, Workload, flops_a_token, phases_of
+
+# Weights below which an accelerator waits for its kernels to be started rather than for what they do.
+_SMALL = 100e6
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,12 @@ def _notes(work: Workload, where: Fleet | Measured) -> list[str]:
         notes.append(
             f"assumed: {bytes_a_label(work.labels, work.teacher):.1f} bytes a label, as measured on SmolLM2 (benchmarks/store.md)"
         )
+    if work.text:
+        notes.append(
+            f"the machine's own memory: at most {TEXT_AT_MOST * work.text / 1e9:,.2f} GB in each process, for the text while it is divided"
+        )
+    if isinstance(where, Fleet) and work.student.active < _SMALL:
+        notes.append("left out: starting kernels, which is most of the time for models as small as this student")
     if work.kind == "compress":
         notes.append(
             "assumed: a student of half the teacher's size, and as many candidates as other searches trained (benchmarks/search.md)"

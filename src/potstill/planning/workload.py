@@ -104,52 +104,45 @@ class Phase:
 
 def phases_of(work: Workload) -> list[Phase]:
     """What happens, in this order; what has nothing to do is left out."""
-    phases = []
-    if work.labelled:
-        phases.append(Phase("label", "the teacher marks the text for the store", "mark", work.labelled))
-    phases += _of_search(work) if work.kind == "compress" else _of_distillation(work)
-    return [phase for phase in phases if phase.tokens > 0]
+    phases = _of_search(work) if work.kind == "compress" else _of_distillation(work)
+    label = _phase("label", "the teacher marks the text for the store", "mark", work.labelled)
+    return [phase for phase in (label, *phases) if phase.tokens > 0]
 
 
 def _of_distillation(work: Workload) -> list[Phase]:
-    stage: Stage = "distill"
-    arms = 1 + work.controls
-    written = 0.0 if work.writing is None else work.steps * work.writing.rows * work.writing.new_tokens
-    beside = work.held_out  # the teacher's answers that students are compared with, remembered from the first on
+    students = 1 + work.controls + work.untouched
+    written = 0 if work.writing is None else work.steps * work.writing.rows * work.writing.new_tokens
     return [
-        Phase(stage, "looking for what matters in the teacher", "weigh", work.looked_at),
-        Phase(stage, "measuring the teacher", "read_teacher", work.held_out + beside),
-        Phase(stage, "the student writes its own text", "write", written),
-        Phase(stage, "the student learns", "learn", work.tokens, work.steps),
-        Phase(
-            stage,
-            "controls learn from hard labels",
-            "learn_hard",
-            work.controls * work.tokens,
-            work.controls * work.steps,
-        ),
-        Phase(stage, "measuring students", "read_student", (arms + work.untouched) * work.held_out),
+        _phase("distill", "looking for what matters in the teacher", "weigh", work.looked_at),
+        # It is read twice: by itself, and for what students are compared with, which is remembered from the first of them on.
+        _phase("distill", "measuring the teacher", "read_teacher", 2 * work.held_out),
+        _phase("distill", "the student writes its own text", "write", written),
+        _phase("distill", "the student learns", "learn", work.tokens, work.steps),
+        _of_control(work, "distill"),
+        _phase("distill", "measuring students", "read_student", students * work.held_out),
     ]
 
 
 def _of_search(work: Workload) -> list[Phase]:
     """The search decides what it trains as it goes: so much as others did (benchmarks/search.md)."""
-    stage: Stage = "compress"
     trained = 1 + share_besides(work.cuts)
-    judged = work.looks + 4  # the untouched student, the control, and the two widths of a four-bit one
+    judged = work.looks + 4  # the untouched student, the control, and the two looks at four bits
     return [
-        Phase(stage, "looking for what matters in the teacher", "weigh", work.looked_at),
-        Phase(stage, "measuring the teacher", "read_teacher", work.held_out + work.chosen_by),
-        Phase(stage, "candidates learn", "learn", trained * work.tokens, trained * work.steps),
-        Phase(
-            stage,
-            "the control learns from hard labels",
-            "learn_hard",
-            work.controls * work.tokens,
-            work.controls * work.steps,
-        ),
-        Phase(stage, "measuring candidates", "read_student", LOOKS * work.chosen_by + judged * work.held_out),
+        _phase("compress", "looking for what matters in the teacher", "weigh", work.looked_at),
+        _phase("compress", "measuring the teacher", "read_teacher", work.held_out + work.chosen_by),
+        _phase("compress", "candidates learn", "learn", trained * work.tokens, trained * work.steps),
+        _of_control(work, "compress"),
+        _phase("compress", "measuring candidates", "read_student", LOOKS * work.chosen_by + judged * work.held_out),
     ]
+
+
+def _of_control(work: Workload, stage: Stage) -> Phase:
+    name = "the same student learns from hard labels"
+    return _phase(stage, name, "learn_hard", work.controls * work.tokens, work.controls * work.steps)
+
+
+def _phase(stage: Stage, name: str, action: Action, tokens: int | float, steps: int | float = 0) -> Phase:
+    return Phase(stage, name, action, float(tokens), float(steps))
 
 
 def flops_a_token(work: Workload, action: Action) -> float:
@@ -158,19 +151,19 @@ def flops_a_token(work: Workload, action: Action) -> float:
     of_teachers_head, of_students_head = 2 * work.teacher.head, 2 * work.student.head
     match action:
         case "mark" | "read_teacher" | "weigh":
-            return of_teacher + of_teachers_head
+            return float(of_teacher + of_teachers_head)
         case "read_student":
-            return of_student + of_students_head + of_teachers_head
+            return float(of_student + of_students_head + of_teachers_head)
         case "write":
-            return of_student + of_students_head
+            return float(of_student + of_students_head)
         case "learn" | "learn_hard":
             # Forward, gradient of what goes in, gradient of the weights: the last for those that learn.
             passes = 2 + (1 if work.lora is None else work.lora) + work.gradient_checkpointing
             learning = passes * of_student + 3 * of_students_head
             is_marked = action == "learn" and not work.is_stored
-            return learning + (of_teacher + of_teachers_head if is_marked else 0)
+            return float(learning + (of_teacher + of_teachers_head if is_marked else 0))
 
 
-def _multiplied(shape: ModelShape, length: int) -> float:
+def _multiplied(shape: ModelShape, length: int) -> int:
     """Multiply-adds of a token's way through the layers: every weight once, and half the context in attention, scores and values."""
     return shape.active + shape.layers * shape.attention * length

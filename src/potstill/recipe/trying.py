@@ -34,12 +34,17 @@ def measure_here(
     recipe: Recipe, *, tokens: int | None = None, say: Say, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[Workload, Measured]:
     """What the run will be made of, and how fast this machine is at it: text and models are loaded, a few steps are taken."""
-    is_search = recipe.student.kind == "search"
+    from potstill.planning import memory_of_machine, memory_of_process
+
+    tried = _tried_search if recipe.student.kind == "search" else _tried_job
+    process, started = memory_of_process(), time.process_time()  # libraries and all, and no model yet
     with TemporaryDirectory() as place:
-        return (_measured_search if is_search else _measured_job)(recipe, Path(place) / "run", tokens, say, clock)
+        work, measured = tried(recipe, Path(place) / "run", tokens, say, clock)
+    before = measured.seconds_before + started
+    return work, replace(measured, seconds_before=before, process=process, memory=memory_of_machine())
 
 
-def _measured_job(
+def _tried_job(
     recipe: Recipe, out: Path, tokens: int | None, say: Say, clock: Callable[[], float]
 ) -> tuple[Workload, Measured]:
     from potstill.planning import Trial, try_out
@@ -54,7 +59,7 @@ def _measured_job(
         job.batches.corpus.num_tokens,
         job.held_out.num_tokens,
         0,
-        job.batches.corpus.num_tokens,
+        _whole(recipe, job.batches.corpus.num_tokens),
         writing_of(recipe, None if job.on_policy is None else float(job.on_policy.prompts.sizes.mean())),
     )
     if tokens is not None:
@@ -85,10 +90,10 @@ def _measured_job(
         times=job.speed,
     )
     say("trying a few steps")
-    return work, _of_this_process(try_out(trial, clock=clock), before)
+    return work, replace(try_out(trial, clock=clock), seconds_before=before)
 
 
-def _measured_search(
+def _tried_search(
     recipe: Recipe, out: Path, tokens: int | None, say: Say, clock: Callable[[], float]
 ) -> tuple[Workload, Measured]:
     from potstill.planning import Trial, try_out
@@ -105,7 +110,7 @@ def _measured_search(
         texts.learn.num_tokens,
         texts.held_out.num_tokens,
         texts.search.num_tokens,
-        texts.learn.num_tokens,
+        _whole(recipe, texts.learn.num_tokens),
     )
     if tokens is not None:
         amounts = on_paper(recipe, tokens)
@@ -127,14 +132,12 @@ def _measured_search(
         times=job.speed,
     )
     say("trying a few steps")
-    return work, _of_this_process(try_out(trial, clock=clock), before)
+    return work, replace(try_out(trial, clock=clock), seconds_before=before)
 
 
-def _of_this_process(measured: Measured, before: float) -> Measured:
-    """With what loading took, and the process itself: the time its imports took, its memory, the machine's."""
-    from potstill.planning import memory_of_machine, memory_of_process
-
-    return replace(measured, seconds_before=before, process=memory_of_process(), memory=memory_of_machine())
+def _whole(recipe: Recipe, learned: int) -> int:
+    """About how many tokens the whole text has, of which so many are learned from."""
+    return round(learned / (1 - recipe.data.held_out - recipe.data.search))
 
 
 def _lightened(recipe: Recipe, tokens: int | None) -> Recipe:

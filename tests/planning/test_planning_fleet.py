@@ -1,0 +1,83 @@
+"""Accelerators side by side: what more of them make faster, and what they don't."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from test_planning_workload import WORK
+
+from potstill.errors import RecipeError
+from potstill.planning import ACCELERATORS, Accelerator, Fleet, ModelShape, Phase, Writing, accelerator, flops_a_token
+
+# Operations, bytes a second: round numbers.
+ROUND = Accelerator("round", flops=1e6, memory=1e5, bandwidth=1e4, link=1e4, network=1e3)
+LEARN = Phase("distill", "", "learn", 640.0, 10.0)
+
+
+def test_one_computes_and_updates():
+    fleet = Fleet(ROUND, 1, 0.5)
+    assert fleet.computing(WORK, LEARN) == pytest.approx(640 * flops_a_token(WORK, "learn") / 0.5e6)
+    assert fleet.travelling(WORK, LEARN) == 0
+    assert fleet.reading(WORK, LEARN) == pytest.approx(10 * 28 * 700 / 0.75e4)
+    assert fleet.seconds(WORK, LEARN) == pytest.approx(fleet.computing(WORK, LEARN) + fleet.reading(WORK, LEARN))
+
+
+def test_more_share_the_computing_and_gather_what_is_sharded():
+    fleet = Fleet(ROUND, 4, 0.5)
+    assert fleet.computing(WORK, LEARN) == pytest.approx(Fleet(ROUND, 1, 0.5).computing(WORK, LEARN) / 4)
+    # Ten passes: weights of 2 bytes twice, a gradient of 4 bytes; the teacher is small, and everybody has one.
+    moved = 10 * (2 * 2 * 700 + 4 * 700)
+    assert fleet.travelling(WORK, LEARN) == pytest.approx(moved * 3 / 4 / 0.75e4)
+    large = replace(WORK, teacher=replace(WORK.teacher, parameters=100_000))
+    assert fleet.travelling(large, LEARN) == pytest.approx((moved + 10 * 2 * 100_000) * 3 / 4 / 0.75e4)
+    assert fleet.travelling(replace(large, is_stored=True), LEARN) == pytest.approx(moved * 3 / 4 / 0.75e4)
+
+
+def test_smaller_passes_gather_more_often():
+    fleet = Fleet(ROUND, 2)
+    often = fleet.travelling(replace(WORK, micro_rows=1), LEARN)
+    assert often > fleet.travelling(replace(WORK, micro_rows=2), LEARN)
+
+
+def test_beyond_one_machine_the_network_counts():
+    assert Fleet(ROUND, 8).wire == 0.75 * 1e4
+    assert Fleet(ROUND, 16).wire == 0.75 * 8 * 1e3
+
+
+def test_writing_reads_all_weights_for_each_token():
+    work = replace(WORK, writing=Writing(rows=4.0, new_tokens=8, side_by_side=4, read=50.0))
+    write = Phase("distill", "", "write", 320.0)
+    assert Fleet(ROUND).reading(work, write) == pytest.approx(80 * 2 * (700 + 4 * 8 * 32) / 0.75e4)
+    assert Fleet(ROUND, 1).bound(work, write) == "memory"
+
+
+def test_the_table_is_plausible():
+    for name, found in ACCELERATORS.items():
+        assert found.name == name
+        assert 1e14 < found.flops < 3e15
+        assert found.network <= found.link < found.bandwidth
+        # A matmul of 8,192 needs fewer bytes than operations allow for: the larger the chip, the more so.
+        assert 50 < found.flops / found.bandwidth < 500
+    assert accelerator("H100") == ACCELERATORS["h100"]
+    assert accelerator("a100_40gb").memory == 40e9
+
+
+def test_what_is_not_in_it_is_refused_with_what_is():
+    with pytest.raises(RecipeError, match=r"did you mean h200.*a10, a100, .*rtx4090"):
+        accelerator("h2000")
+    with pytest.raises(RecipeError, match="--count"):
+        Fleet(ROUND, 0)
+    with pytest.raises(RecipeError, match="--mfu is a share"):
+        Fleet(ROUND, 1, 40.0)
+
+
+def test_a_real_size():
+    """Six operations a parameter a token at 40 % of the peak: 8 billion parameters, 10 billion tokens, about 340 H100 hours."""
+    shape = ModelShape(
+        8_030_000_000, 6_980_000_000, 525_000_000, 128_256, 4_096, 14_336, 32, 4_096, 65_536, 218_000_000
+    )
+    work = replace(WORK, student=shape, teacher=shape, is_stored=True, rows=64, length=4_096)
+    phase = Phase("distill", "", "learn", 1e10, 1e10 / (64 * 4_096))
+    hours = 8 * Fleet(accelerator("h100"), 8).seconds(work, phase) / 3_600
+    assert 320 < hours < 420

@@ -104,7 +104,7 @@ def print_json(name: str, work: Workload, where: Fleet | Measured, plan: Plan, l
     typer.echo(json.dumps(found))
 
 
-def count(number: float) -> str:
+def count(number: int | float) -> str:
     """1.2 B, 34.5 M: three digits."""
     for unit, name in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
         if number >= unit:

@@ -19,6 +19,7 @@ from potstill.recipe.text import Say, learned_and_held_out, read_corpus, sources
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from potstill.data import TokenCorpus
     from potstill.planning import Workload, Writing
 
 # Matrices of a layer that adapters stand beside: of attention and of a gated feed-forward layer.
@@ -158,8 +159,9 @@ def _read(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel, sa
         say(f"reading {', '.join(sources_of(recipe.data))}")
         corpus = read_corpus(recipe.data, tokenizer)
         texts, _, steps = texts_of_search(recipe, tokenizer, corpus)
-        sizes = [part.num_tokens for part in (texts.learn, texts.held_out, texts.search)]
-        return Amounts(steps, *sizes, text=corpus.num_tokens)
+        sizes = [part.num_tokens for part in (texts.held_out, texts.search)]
+        learned = predictions_of(texts.learn, training.length)
+        return Amounts(steps, learned, *sizes, text=corpus.num_tokens)
     _, tokenizer = shared_tokenizer(recipe, teacher, student)
     say(f"reading {', '.join(sources_of(recipe.data))}")
     corpus = read_corpus(recipe.data, tokenizer, classes=classes_of(teacher), teachers=numbers_of_teachers(recipe))
@@ -167,7 +169,15 @@ def _read(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel, sa
     writing = writing_of(recipe)
     per_step = training.rows * training.length if writing is None else round(writing.read)
     steps = num_steps(training, tokens_per_step=per_step, steps_per_epoch=batches.steps_per_epoch)
-    return Amounts(steps, batches.corpus.num_tokens, held_out.num_tokens, 0, corpus.num_tokens, writing)
+    learned = predictions_of(batches.corpus, training.length)
+    return Amounts(steps, learned, held_out.num_tokens, 0, corpus.num_tokens, writing)
+
+
+def predictions_of(corpus: TokenCorpus, length: int) -> int:
+    """How many predictions of a text a teacher with this context labels."""
+    from potstill.soft_labels.planning import labelled_counts
+
+    return int(labelled_counts(corpus, length).sum())
 
 
 def writing_of(recipe: Recipe, prompt_tokens: float | None = None) -> Writing | None:

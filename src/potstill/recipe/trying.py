@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from potstill.recipe.build import build_batches
 from potstill.recipe.job import build_job, shared_tokenizer, tokenizer_of
 from potstill.recipe.labelling import labelling_by
-from potstill.recipe.planning import Amounts, on_paper, workload_of, writing_of
+from potstill.recipe.planning import Amounts, on_paper, predictions_of, workload_of, writing_of
 from potstill.recipe.schema import Recipe
 from potstill.recipe.searching import build_search
 from potstill.recipe.text import Say
@@ -56,7 +56,7 @@ def _tried_job(
     before = clock() - began
     amounts = Amounts(
         job.settings.steps,
-        job.batches.corpus.num_tokens,
+        predictions_of(job.batches.corpus, recipe.training.length),
         job.held_out.num_tokens,
         0,
         _whole(recipe, job.batches.corpus.num_tokens),
@@ -107,7 +107,7 @@ def _tried_search(
     texts = job.texts
     amounts = Amounts(
         job.settings.steps,
-        texts.learn.num_tokens,
+        predictions_of(texts.learn, job.length),
         texts.held_out.num_tokens,
         texts.search.num_tokens,
         _whole(recipe, texts.learn.num_tokens),

@@ -31,11 +31,14 @@ from potstill.planning import (
     plan_of,
     shape_of,
 )
+from potstill.planning.memory import TEXT_AT_MOST
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 # Predictions that one thread decodes a second (benchmarks/store.md).
 DECODED = 936_549
+# Bytes a token that a process holds of its text all the time: an id and a weight.
+TEXT_HELD = 8
 LENGTH, ROWS, PRICE = 4_096, 1_024, 2.5
 TOKENS = 10**12
 
@@ -101,6 +104,10 @@ def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def days(seconds: float) -> str:
+    return f"{seconds / 86_400:,.1f} days" if seconds < 10 * 86_400 else f"{seconds / 86_400:,.0f} days"
+
+
 def labelling() -> str:
     rows = []
     for name, shape in shapes().items():
@@ -113,7 +120,7 @@ def labelling() -> str:
             [label] = [found for found in plan_of(one, fleet, price=PRICE).phases if found.phase.stage == "label"]
             room = memory_of_labelling(one, count=count, there=fleet.accelerator)
             fits = "" if not room.missing else " (doesn't fit)"
-            cells.append(f"{label.seconds / 86_400:,.0f} days{fits}")
+            cells.append(f"{days(label.seconds)}{fits}")
             if (gpu, count) == ("h100", 512):
                 cells[2:2] = [f"{label.flops:.1e}"]
                 cells.append(f"{count * label.seconds / 3_600 / 1e3:,.0f}")
@@ -165,7 +172,7 @@ def distilling() -> str:
                 [
                     f"{teacher} → {student}, {'stored' if is_stored else 'live'}",
                     f"{learning.flops:.1e}",
-                    f"{learning.seconds / 86_400:,.1f} days",
+                    days(learning.seconds),
                     f"{512 * learning.seconds / 3_600 / 1e3:,.0f}",
                     f"{(learning.cost or 0) / 1e6:.2f}",
                     f"{one.tokens / learning.seconds / 1e6:,.2f}",
@@ -248,6 +255,37 @@ def memory() -> str:
     return markdown(titles, rows)
 
 
+def worth() -> str:
+    """Thousands of H100 hours of labelling once, and of so many students."""
+    fleet = Fleet(accelerator("h100"), 512)
+    live, stored = (work("Llama 3.1 70B", "Llama 3.1 8B", is_stored=is_stored) for is_stored in (False, True))
+    hours = [
+        {one.phase.action: 512 * one.seconds / 3_600 / 1e3 for one in plan_of(found, fleet).phases}
+        for found in (live, replace(stored, labelled=TOKENS))
+    ]
+    rows = []
+    for students in (1, 2, 4):
+        of_live, of_stored = students * hours[0]["learn"], hours[1]["mark"] + students * hours[1]["learn"]
+        rows.append([f"{students}", f"{of_live:,.0f}", f"{of_stored:,.0f}"])
+    return markdown(
+        ["students of 8B over the same 1T tokens", "teacher live", "labels stored once, and learned from"], rows
+    )
+
+
+def text() -> str:
+    rows = []
+    for tokens in (10**9, 10**10, 10**11, 10**12):
+        one, machine = TEXT_AT_MOST * tokens, 8 * TEXT_AT_MOST * tokens
+        rows.append([f"{tokens / 1e9:,.0f}B", *(f"{size / 1e9:,.0f}" for size in (TEXT_HELD * tokens, one, machine))])
+    titles = [
+        "tokens of text",
+        "GB held by a process",
+        "at most, as it begins",
+        "at most, eight processes on a machine",
+    ]
+    return markdown(titles, rows)
+
+
 def travelling() -> str:
     rows = []
     for teacher, is_stored in (("Llama 3.1 70B", False), ("Llama 3.1 70B", True)):
@@ -270,6 +308,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "reading": reading,
     "memory": memory,
     "travelling": travelling,
+    "worth": worth,
+    "text": text,
 }
 
 

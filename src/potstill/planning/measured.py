@@ -37,10 +37,10 @@ class Measured:
 
     seconds_a_token  by action; of learning without the optimizer's part
     seconds_a_step   of the optimizer
-    seconds_before   loading, checking, reading the text: before the first step, once
+    seconds_before   starting, loading, checking, reading the text: before the first step of a process
     seconds_timing   of timing teacher and student at the end, once
     bytes_a_label    of a stored label; None where none is stored
-    process          bytes of memory that the process itself takes
+    process          bytes of memory that the process takes besides models: libraries and text
     memory           bytes that this machine has
     took             seconds that measuring took
     """
@@ -128,7 +128,9 @@ def memory_of_machine() -> float:
 
 
 def memory_of_process() -> float:
-    """Bytes that this process has taken at most so far."""
+    """Bytes of memory that this process has now; where the system doesn't say, the most it had."""
+    with suppress(OSError):
+        return float(os.sysconf("SC_PAGE_SIZE") * int(Path("/proc/self/statm").read_text("ascii").split()[1]))
     return float(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

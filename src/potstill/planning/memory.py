@@ -21,8 +21,8 @@ _RESERVED = 2 * 2**30
 _MARGIN = 0.95
 # Rows whose logits labelling makes at once, in fp32, with as much again for probabilities (soft_labels/capture.py).
 _LABEL_ROWS = 256
-# Bytes a token of text that a process holds in the machine's own memory, and at most while it divides and packs it (docs/scale.md).
-TEXT_HELD, TEXT_AT_MOST = 8, 25
+# Bytes a token of text in the machine's own memory, at most: while a process divides and packs it (docs/scale.md).
+TEXT_AT_MOST = 25
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,6 @@ def memory_of_learning(work: Workload, *, count: int = 1, there: Accelerator | f
         needed["key-value cache"] = (
             max(1.0, work.writing.side_by_side / count) * work.length * student.cache * work.bytes
         )
-    if work.text and not is_gpu:
-        needed["text"] = float(TEXT_HELD * work.text)
     return _room(needed, there)
 
 

@@ -88,14 +88,18 @@ def plan_of(work: Workload, where: Fleet | Measured, *, price: float | None = No
         for phase in phases_of(work)
     ]
     if isinstance(where, Measured):
-        last = phases[-1].phase.stage
-        before = Phase(last, "starting, loading, reading the text", "weigh", 0.0)
-        after = Phase(last, "timing teacher and student", "weigh", 0.0)
-        phases = [
-            *([estimate(before, 0.0, where.seconds_before, "measured")] if where.seconds_before else []),
-            *phases,
-            *([estimate(after, 0.0, where.seconds_timing, "measured")] if where.seconds_timing else []),
+        # Labelling is a process of its own, and loads and reads by itself.
+        stages: tuple[Stage, ...] = ("label", work.kind) if work.labelled and work.kind == "distill" else (work.kind,)
+        before = [
+            estimate(
+                Phase(stage, "starting, loading, reading the text", "weigh", 0.0), 0.0, where.seconds_before, "measured"
+            )
+            for stage in stages
         ]
+        after = estimate(
+            Phase(work.kind, "timing teacher and student", "weigh", 0.0), 0.0, where.seconds_timing, "measured"
+        )
+        phases = [one for one in (*before, *phases, after) if one.seconds > 0]
     there = where.accelerator if isinstance(where, Fleet) else where.memory
     memory: dict[Stage, Room] = {}
     if work.labelled:

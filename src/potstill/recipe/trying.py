@@ -34,14 +34,14 @@ def measure_here(
     recipe: Recipe, *, tokens: int | None = None, say: Say, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[Workload, Measured]:
     """What the run will be made of, and how fast this machine is at it: text and models are loaded, a few steps are taken."""
-    from potstill.planning import memory_of_machine, memory_of_process
+    from potstill.planning import memory_of_machine
 
     tried = _tried_search if recipe.student.kind == "search" else _tried_job
-    process, started = memory_of_process(), time.process_time()  # libraries and all, and no model yet
+    started = time.process_time()  # of starting the process and bringing its libraries in
     with TemporaryDirectory() as place:
         work, measured = tried(recipe, Path(place) / "run", tokens, say, clock)
     before = measured.seconds_before + started
-    return work, replace(measured, seconds_before=before, process=process, memory=memory_of_machine())
+    return work, replace(measured, seconds_before=before, memory=memory_of_machine())
 
 
 def _tried_job(
@@ -53,7 +53,7 @@ def _tried_job(
     tried = _lightened(recipe, tokens)
     job = build_job(tried, out, say=say).job
     student = job.new_student()
-    before = clock() - began
+    before, process = clock() - began, _besides(job.teacher.model, student)
     amounts = Amounts(
         job.settings.steps,
         predictions_of(job.batches.corpus, recipe.training.length),
@@ -90,7 +90,7 @@ def _tried_job(
         times=job.speed,
     )
     say("trying a few steps")
-    return work, replace(try_out(trial, clock=clock), seconds_before=before)
+    return work, replace(try_out(trial, clock=clock), seconds_before=before, process=process)
 
 
 def _tried_search(
@@ -103,7 +103,7 @@ def _tried_search(
     tried = _lightened(recipe, tokens)
     job = build_search(tried, out, say=say).job
     student = half_with_weights(job.teacher.model)
-    before = clock() - began
+    before, process = clock() - began, _besides(job.teacher.model, student)
     texts = job.texts
     amounts = Amounts(
         job.settings.steps,
@@ -132,7 +132,15 @@ def _tried_search(
         times=job.speed,
     )
     say("trying a few steps")
-    return work, replace(try_out(trial, clock=clock), seconds_before=before)
+    return work, replace(try_out(trial, clock=clock), seconds_before=before, process=process)
+
+
+def _besides(*models: PreTrainedModel) -> float:
+    """Bytes of memory that this process has now, without the weights of these models: libraries, and the text."""
+    from potstill.models import size_of
+    from potstill.planning import memory_of_process
+
+    return max(0.0, memory_of_process() - sum(size_of(model).bytes for model in models))
 
 
 def _whole(recipe: Recipe, learned: int) -> int:

@@ -103,7 +103,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_to_do(capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "doesn't fit" in said
     assert "too few" in said
-    assert "it fits with --count" in said
+    assert "It fits with --count" in said
     assert "left out: the gate" in said
 
 

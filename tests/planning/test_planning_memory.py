@@ -15,6 +15,7 @@ from potstill.planning import (
     memory_of_labelling,
     memory_of_learning,
     remedies,
+    remedies_of_labelling,
 )
 
 LARGE = replace(
@@ -43,7 +44,6 @@ def test_shards_are_as_small_as_there_are_many():
     heavy = replace(LARGE, teacher=replace(LARGE.teacher, parameters=40_000_000_000))
     assert memory_of_learning(heavy, count=4, there=GPU).needed["teacher"] == 20e9
     assert memory_of_labelling(heavy, count=4, there=GPU).needed["teacher"] == 20e9
-    assert memory_of_labelling(heavy, count=1, there=GPU).missing > 40e9
 
 
 def test_what_is_too_much_says_by_how_much_and_what_fits():
@@ -64,6 +64,15 @@ def test_more_accelerators_are_named_where_nothing_else_helps():
     count = int(advice.split()[1])
     assert memory_of_learning(replace(heavy, rows=max(32, count)), count=count, there=GPU).missing == 0
     assert memory_of_learning(heavy, count=count // 2, there=GPU).missing > 0
+
+
+def test_labelling_needs_room_for_the_teacher():
+    heavy = replace(LARGE, teacher=replace(LARGE.teacher, parameters=40_000_000_000))
+    assert memory_of_labelling(heavy, count=1, there=GPU).missing > 40e9
+    assert remedies_of_labelling(heavy, count=1, there=GPU) == ["--count 4"]
+    assert memory_of_labelling(heavy, count=4, there=GPU).missing == 0
+    wide = replace(LARGE, label_rows=1_000)
+    assert remedies_of_labelling(wide, count=1, there=20e9) == ["labels.rows = 1"]
 
 
 def test_checkpointing_keeps_fewer_activations():

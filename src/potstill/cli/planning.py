@@ -53,14 +53,9 @@ def print_plan_of(
         console.print(f"\nmemory, {stage}  {_room(room)}")
         if room.missing:
             console.print(
-                f"[red]doesn't fit[/red]: {size(room.total)} are needed, {size(room.there)} are there, {size(room.missing)} too few"
+                f"[red]doesn't fit[/red]: {size(room.total)} are needed, {size(room.there)} are there, {size(room.missing)} too few. "
+                + escape(_advice(plan.advice.get(stage, [])))
             )
-    if plan.advice:
-        console.print("it fits with " + ", or ".join(plan.advice))
-    elif any(room.missing for room in plan.memory.values()):
-        console.print(
-            "a smaller teacher or student, a shorter training.length, or more accelerators (--count) would need less"
-        )
     disk = ", ".join(f"{size(found)} {what}" for what, found in plan.disk.items())
     console.print(f"\ndisk  {size(sum(plan.disk.values()))} at most: {disk}\n")
     for note in plan.notes:
@@ -161,6 +156,12 @@ def _room(room: Room) -> str:
     parts = ", ".join(f"{size(found)} {what}" for what, found in sorted(room.needed.items(), key=lambda one: -one[1]))
     there = "" if _finite(room.there) is None else f" of {size(room.there)}"
     return f"{size(room.total)}{there}: {parts}"
+
+
+def _advice(found: Sequence[str]) -> str:
+    if found:
+        return "It fits with " + ", or ".join(found)
+    return "A smaller teacher or student, a shorter training.length, or accelerators with more memory (--gpu, --count) would do"
 
 
 def _finite(number: float) -> float | None:

@@ -27,7 +27,7 @@ from potstill.planning.disk import disk_of
 from potstill.planning.fleet import Fleet
 from potstill.planning.labels import LabelFormat, bytes_a_label
 from potstill.planning.measured import Measured, Trial, memory_of_machine, memory_of_process, try_out
-from potstill.planning.memory import Room, memory_of_labelling, memory_of_learning, remedies
+from potstill.planning.memory import Room, memory_of_labelling, memory_of_learning, remedies, remedies_of_labelling
 from potstill.planning.plans import Estimate, Plan, plan_of
 from potstill.planning.shapes import ModelShape, shape_of
 from potstill.planning.workload import Phase, Workload, Writing, flops_a_token, phases_of
@@ -57,6 +57,7 @@ __all__ = [
     "phases_of",
     "plan_of",
     "remedies",
+    "remedies_of_labelling",
     "shape_of",
     "try_out",
 ]

@@ -53,6 +53,6 @@ def accelerator(name: str) -> Accelerator:
     found = ACCELERATORS.get(name.lower().replace("_", "-"))
     if found is None:
         close = get_close_matches(name.lower(), ACCELERATORS, n=1)
-        guess = f"; did you mean {close[0]}?" if close else ""
+        guess = f"; did you mean {close[0]}?" if close else "."
         raise RecipeError(f"--gpu {name} is no accelerator in the table{guess} There are {', '.join(ACCELERATORS)}")
     return found

@@ -19,6 +19,7 @@ _GRADIENT, _MOMENTS, _WEIGHT, _NARROW = 4, 8, 4, 2
 # Of an accelerator: its driver's, and what an allocator can't use. On a CPU the libraries' own is measured instead.
 _RESERVED = 2 * 2**30
 _MARGIN = 0.95
+_MOST_POWER = 15  # of two: accelerators that are thought of
 # Rows whose logits labelling makes at once, in fp32, with as much again for probabilities (soft_labels/capture.py).
 _LABEL_ROWS = 256
 # Bytes a token of text in the machine's own memory, at most: while a process divides and packs it (docs/scale.md).
@@ -110,12 +111,23 @@ def remedies(work: Workload, *, count: int, there: Accelerator | float) -> list[
     return found
 
 
+def remedies_of_labelling(work: Workload, *, count: int, there: Accelerator | float) -> list[str]:
+    """The same for labelling: fewer rows a pass, or more accelerators to share the teacher's weights."""
+    least = replace(work, label_rows=1)
+    found = ["labels.rows = 1"] if memory_of_labelling(least, count=count, there=there).missing == 0 else []
+    if isinstance(there, Accelerator):
+        more = (2**power for power in range(count.bit_length(), _MOST_POWER))
+        enough = (one for one in more if memory_of_labelling(work, count=one, there=there).missing == 0)
+        found += [f"--count {one}" for one in enough][:1]
+    return found
+
+
 def _fewest(work: Workload, there: Accelerator, count: int) -> int | None:
     """How many accelerators hold it: the next power of two."""
-    for power in range(count.bit_length(), 15):
+    for power in range(count.bit_length(), _MOST_POWER):
         more = 2**power
         widened = replace(work, rows=max(work.rows, more))
-        if more > count and memory_of_learning(widened, count=more, there=there).missing == 0:
+        if memory_of_learning(widened, count=more, there=there).missing == 0:
             return more
     return None
 

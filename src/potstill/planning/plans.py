@@ -10,7 +10,14 @@ from potstill.planning.disk import disk_of
 from potstill.planning.fleet import Fleet
 from potstill.planning.labels import bytes_a_label
 from potstill.planning.measured import Measured
-from potstill.planning.memory import TEXT_AT_MOST, Room, memory_of_labelling, memory_of_learning, remedies
+from potstill.planning.memory import (
+    TEXT_AT_MOST,
+    Room,
+    memory_of_labelling,
+    memory_of_learning,
+    remedies,
+    remedies_of_labelling,
+)
 from potstill.planning.workload import Phase, Stage, Workload, flops_a_token, phases_of
 
 # Weights below which an accelerator waits for its kernels to be started rather than for what they do.
@@ -34,7 +41,7 @@ class Plan:
 
     phases    in order
     memory    by stage: on one accelerator, or on this machine
-    advice    what makes it fit, where it doesn't
+    advice    by stage that doesn't fit, what would make it
     disk      bytes by what they are for, at their most
     devices   accelerators, 1 for this machine
     notes     what was measured, what is assumed, what is left out
@@ -42,7 +49,7 @@ class Plan:
 
     phases: tuple[Estimate, ...]
     memory: dict[Stage, Room]
-    advice: tuple[str, ...]
+    advice: dict[Stage, list[str]]
     disk: dict[str, float]
     devices: int
     notes: tuple[str, ...]
@@ -108,11 +115,15 @@ def plan_of(work: Workload, where: Fleet | Measured, *, price: float | None = No
     if isinstance(where, Measured):
         for stage, room in memory.items():
             memory[stage] = Room({"process": where.process} | room.needed, room.there)
-    is_short = memory[work.kind].missing > 0
+    advice = {
+        stage: (remedies_of_labelling if stage == "label" else remedies)(work, count=devices, there=there)
+        for stage, room in memory.items()
+        if room.missing
+    }
     return Plan(
         tuple(phases),
         memory,
-        tuple(remedies(work, count=devices, there=there)) if is_short else (),
+        advice,
         disk_of(work, label_bytes=where.bytes_a_label if isinstance(where, Measured) else None),
         devices,
         tuple(_notes(work, where)),

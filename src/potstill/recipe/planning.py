@@ -17,6 +17,7 @@ from potstill.recipe.teaching import numbers_of_teachers
 from potstill.recipe.text import Say, learned_and_held_out, read_corpus, sources_of
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from potstill.data import TokenCorpus
@@ -56,8 +57,16 @@ def build_workload(recipe: Recipe, *, tokens: int | None = None, say: Say) -> Wo
     return workload_of(recipe, teacher, student, amounts)
 
 
-def workload_of(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel, amounts: Amounts) -> Workload:
-    """The same, the text being counted already. The models may be without weights."""
+def workload_of(
+    recipe: Recipe,
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    amounts: Amounts,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Workload:
+    """The same, the text being counted already. The models may be without weights; `dtype` is that of the forward pass, where it was
+    decided already (None: 16 bits, unless the recipe says otherwise)."""
     import torch
 
     from potstill.planning import LabelFormat, Workload, shape_of
@@ -65,7 +74,7 @@ def workload_of(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedMod
     training, wanted, labels = recipe.training, recipe.student, recipe.labels
     is_search = isinstance(wanted, SearchedStudent)
     is_stored = recipe.teacher.kind == "stored" or is_search
-    narrow = training.dtype != "float32"
+    narrow = training.dtype != "float32" if dtype is None else dtype.itemsize < 4
     counted = shape_of(student)
     lora = None
     if training.lora is not None:
@@ -108,6 +117,7 @@ def left_out(recipe: Recipe) -> list[str]:
     given = {
         "other teachers": teacher.mixture is not None,
         "the teacher's correction": teacher.correction is not None,
+        "the student's average as its teacher": teacher.average is not None,
         "the gate": teacher.gate is not None,
         "all stages but one": recipe.stages is not None,
         "what is compared beside the labels": bool(recipe.loss.features),

@@ -64,7 +64,7 @@ def _tried_job(
     )
     if tokens is not None:
         amounts = replace(on_paper(recipe, tokens), writing=amounts.writing)
-    work = workload_of(recipe, job.teacher.model, student, amounts)
+    work = workload_of(recipe, job.teacher.model, student, amounts, dtype=job.settings.dtype)
     manifest = None
     if recipe.teacher.kind == "stored":
         size, tokenizer = shared_tokenizer(tried, job.teacher.model, student)
@@ -114,7 +114,7 @@ def _tried_search(
     )
     if tokens is not None:
         amounts = on_paper(recipe, tokens)
-    work = workload_of(recipe, job.teacher.model, student, amounts)
+    work = workload_of(recipe, job.teacher.model, student, amounts, dtype=job.settings.dtype)
     rows = _rows_to_try(recipe, job.teacher.model, student, job.settings.dtype)
     trial = Trial(
         job.teacher,

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from potstill.data import Masking, PackedBatches, TextBatches, TokenCorpus
 from potstill.evaluation import measure, speed
 from potstill.losses import HARD_LABELS, FeatureLoss, Measure, SoftLabelLoss
-from potstill.models import head_of
+from potstill.models import head_of, on_this_device, this_device
 from potstill.planning.workload import Action, Phase, Workload
 from potstill.runs import held_out_sample
 from potstill.soft_labels import Manifest, Store, begin_store, label
@@ -96,6 +96,8 @@ def try_out(trial: Trial, *, clock: Callable[[], float] = time.perf_counter) -> 
     clock  of seconds: that on the wall, or the process's own where others use this machine at the same time
     """
     began = clock()
+    for model in (trial.teacher.model, trial.student):
+        on_this_device(model)
     found: dict[Action, float] = {}
     with TemporaryDirectory() as place:
         marker, text, size = trial.marker, trial.text, None
@@ -123,7 +125,9 @@ def try_out(trial: Trial, *, clock: Callable[[], float] = time.perf_counter) -> 
 
 
 def memory_of_machine() -> float:
-    """Bytes of memory that this machine has."""
+    """Bytes of memory that models have on this machine: its accelerator's, where it has one."""
+    if this_device().type == "cuda":
+        return float(torch.cuda.get_device_properties(this_device()).total_memory)
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
@@ -206,8 +210,10 @@ def _optimizing(trial: Trial, clock: Callable[[], float]) -> float:
         for weight in weights:
             weight.grad = torch.zeros_like(weight)
         began = clock()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
+        if norm.device.type != "cpu":
+            torch.accelerator.synchronize(norm.device)
         seconds.append(clock() - began)
     optimizer.zero_grad(set_to_none=True)
     return min(seconds)

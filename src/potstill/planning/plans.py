@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from potstill.errors import RecipeError
+from potstill.planning.accelerators import Accelerator
 from potstill.planning.disk import disk_of
 from potstill.planning.fleet import Fleet
 from potstill.planning.labels import bytes_a_label
@@ -107,7 +108,7 @@ def plan_of(work: Workload, where: Fleet | Measured, *, price: float | None = No
             Phase(work.kind, "timing teacher and student", "weigh", 0.0), 0.0, where.seconds_timing, "measured"
         )
         phases = [one for one in (*before, *phases, after) if one.seconds > 0]
-    there = where.accelerator if isinstance(where, Fleet) else where.memory
+    there: Accelerator | float = where.accelerator if isinstance(where, Fleet) else where.memory
     memory: dict[Stage, Room] = {}
     if work.labelled:
         memory["label"] = memory_of_labelling(work, count=devices, there=there)
@@ -115,7 +116,8 @@ def plan_of(work: Workload, where: Fleet | Measured, *, price: float | None = No
     if isinstance(where, Measured):
         for stage, room in memory.items():
             memory[stage] = Room({"process": where.process} | room.needed, room.there)
-    advice = {
+        there = where.memory - where.process
+    advice: dict[Stage, list[str]] = {
         stage: (remedies_of_labelling if stage == "label" else remedies)(work, count=devices, there=there)
         for stage, room in memory.items()
         if room.missing

@@ -6,7 +6,7 @@
 
 Each plan and each run is a process of its own on one thread, and both are timed by their processes' CPU time, user's and system's: others
 may use this machine at the same time. On one thread of a machine by itself that is the time on the wall. Memory is the most a process
-had resident, disk the most its folder held, looked at four times a second. A run's plan is made before it, once: none is taken twice.
+had resident, disk the most its folder held, looked at four times a second.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ on this machine meanwhile, and the time on the wall tells more of that than of t
 to its end, with what loading took when it was planned. Disk is at most: three checkpoints, a student an arm, the text, the labels.
 
 What a plan can't know: how many candidates a search will train (it takes what other searches trained, `search.md`), how busy the machine
-will be, and what writing the report takes. Against accelerators nothing was checked: there was none here.
+will be, and what writing models and the report takes. Against accelerators nothing was checked: there was none here.
 """
 
 

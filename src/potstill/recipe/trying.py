@@ -34,6 +34,7 @@ def measure_here(
     recipe: Recipe, *, tokens: int | None = None, say: Say, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[Workload, Measured]:
     """What the run will be made of, and how fast this machine is at it: text and models are loaded, a few steps are taken."""
+    import potstill.reports  # noqa: F401  # every run ends with a page: what that brings in is part of starting
     from potstill.planning import memory_of_machine
 
     tried = _tried_search if recipe.student.kind == "search" else _tried_job

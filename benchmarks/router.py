@@ -21,8 +21,8 @@ import numpy as np
 
 from potstill.data import read_documents, split_of, tokenize
 from potstill.models import faster_dtype, hold_in_, load_model, load_tokenizer
-from potstill.routing import betting_p_value, certify, net_loss, thresholds_of
 from potstill.routing.confidence import fit_signal, on_points
+from potstill.routing.promise import betting_p_value, certify, net_loss, thresholds_of
 
 RHO, DELTA, FIT = 0.97, 0.1, 0.3
 TIMES = 200

@@ -9,7 +9,8 @@ import torch
 from test_models_gguf import write_gguf
 from tiny_models import tiny_model
 
-from potstill.engines import EngineTeacher, LlamaServer, log_probabilities, speed_of, tokens_of
+from potstill.engines import LlamaServer
+from potstill.engines.reading import EngineTeacher, log_probabilities, speed_of, tokens_of
 from potstill.errors import MissingExtraError, ModelError, ServerError
 from potstill.models import head_of
 from potstill.teachers import LiveTeacher

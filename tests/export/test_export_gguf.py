@@ -8,7 +8,8 @@ from tiny_models import FAMILIES, GROUPED, SLIDING, byte_tokenizer, tiny_model
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
-from potstill.engines import LlamaServer, log_probabilities, tokens_of
+from potstill.engines import LlamaServer
+from potstill.engines.reading import log_probabilities, tokens_of
 from potstill.errors import MissingExtraError, ModelError
 from potstill.export import kind_named, save_gguf
 from potstill.export.blocks import stored, values_of

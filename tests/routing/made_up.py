@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from potstill.routing import Scored, Signals
+from potstill.routing import Signals
+from potstill.routing.queries import Scored
 
 
 def drawn(n: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,9 @@ from tiny_models import byte_tokenizer
 from potstill.data import judge_of
 from potstill.errors import DataError
 from potstill.evaluation import answer_scores, read_questions
-from potstill.routing import ChoosingWriter, Policy, listed_tokens, read_queries, read_scored, scored, signals_of
+from potstill.routing import Policy, listed_tokens, signals_of
+from potstill.routing.answering import ChoosingWriter, scored
+from potstill.routing.queries import read_queries, read_scored
 from potstill.writing import Journal, LocalWriter, Sampling, write
 
 CHOICES = ["7", "22", "return"]

@@ -14,7 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from potstill.errors import DataError, MissingExtraError
 from potstill.reports.routing import routing_page, sentence
-from potstill.routing import Asked, Costs, Scored, Signals, Wanted, calibrate, cost_curve
+from potstill.routing import Signals
+from potstill.routing.calibration import Asked, Wanted, calibrate
 from potstill.routing.confidence import (
     auroc,
     calibration_error,
@@ -23,7 +24,8 @@ from potstill.routing.confidence import (
     fit_signal,
     rising_points,
 )
-from potstill.routing.curves import share_at_random
+from potstill.routing.curves import Costs, cost_curve, share_at_random
+from potstill.routing.queries import Scored
 
 ASKED = Asked("given", "student", "teacher")
 

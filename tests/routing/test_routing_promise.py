@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import drawn
 
-from potstill.routing import betting_p_value, certify, net_loss, queries_needed, thresholds_of
+from potstill.routing.promise import betting_p_value, certify, net_loss, queries_needed, thresholds_of
 
 RHO, DELTA = 0.97, 0.1
 

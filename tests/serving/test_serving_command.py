@@ -117,3 +117,12 @@ def test_an_answer_that_takes_too_long_at_the_end_is_cut():
             door.send_signal(signal.SIGTERM)
             assert "data: [DONE]" not in list(lines)
         assert door.wait(30) == 0
+
+
+def test_the_door_needs_no_torch():
+    """What serves starts without what trains; packages are listed in a process of their own."""
+    code = "import sys, potstill.cli.app, potstill.cli.serving; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "potstill.serving.app" in loaded
+    assert "potstill.engines.llama" in loaded
+    assert set(loaded) & {"torch", "transformers", "datasets", "pyarrow", "accelerate", "jaxtyping"} == set()

@@ -54,7 +54,8 @@ _Deploy = Annotated[
     bool,
     typer.Option(
         "--deploy",
-        help="Then write the student as GGUF, measured in llama.cpp, and try it as its teacher's draft; the report shows both.",
+        help="Then write the student as GGUF, measured in llama.cpp, try it as its teacher's draft, and calibrate what it may answer in "
+        "its place; the report shows all.",
     ),
 ]
 _PushToHub = Annotated[

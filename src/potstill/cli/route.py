@@ -57,7 +57,7 @@ def route(
 
     from potstill.cli.console import new_console
     from potstill.cli.routing import Answers, cost_of, route_queries, share_of
-    from potstill.routing import Wanted
+    from potstill.routing.calibration import Wanted
 
     wanted = Wanted(
         rho=share_of(keep, "--keep", whole=True),

@@ -21,24 +21,12 @@ from potstill.reports import Table as Figures
 from potstill.reports import write_report
 from potstill.reports.markdown import write_markdown
 from potstill.reports.routing import routing_page, sentence
-from potstill.routing import (
-    AUTO,
-    CLASSIFIER,
-    SIGNALS,
-    TOP_LOGPROBS,
-    Asked,
-    Calibrated,
-    ChoosingWriter,
-    Costs,
-    Query,
-    Scored,
-    Wanted,
-    calibrate,
-    is_scored,
-    read_queries,
-    read_scored,
-    scored,
-)
+from potstill.routing import SIGNALS, TOP_LOGPROBS
+from potstill.routing.answering import ChoosingWriter, scored
+from potstill.routing.calibration import AUTO, Asked, Calibrated, Wanted, calibrate
+from potstill.routing.confidence import CLASSIFIER
+from potstill.routing.curves import Costs
+from potstill.routing.queries import Query, Scored, is_scored, read_queries, read_scored
 from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer, manifest
 from potstill.runs.facts import json_of
 from potstill.writing import Asking, Journal, LocalWriter, Sampling, Server, ServerWriter, Writer, totals, write
@@ -99,9 +87,23 @@ def route_queries(
             ),
         )
     say("calibrating")
+    calibrate_and_write(found, asked, wanted, out, source, (names[0], names[1]), costs, console)
+
+
+def calibrate_and_write(
+    found: Scored,
+    asked: Asked,
+    wanted: Wanted,
+    out: Path,
+    source: str,
+    names: tuple[str, str],
+    costs: Costs | None,
+    console: Console,
+) -> None:
+    """From scored queries to policy.json and its report in `out`; `names`: what student and teacher are called in it."""
     calibrated = calibrate(found, asked, wanted)
-    _write(calibrated, out, source, costs, (names[0], names[1]), wanted)
-    _print(calibrated, out, console, costs, (names[0], names[1]))
+    _write(calibrated, out, source, costs, names, wanted)
+    _print(calibrated, out, console, costs, names)
 
 
 def share_of(text: str, option: str, *, whole: bool = False) -> float:
@@ -245,6 +247,8 @@ def _write(
         raise RunDirectoryError(f"{out} can't be written: {error.strerror or error}") from error
     results = {
         "source": source,
+        "answering": found.policy.calibration.answering,
+        "said": sentence(found),
         "promise": asdict(found.policy.promise) | {"threshold": found.policy.threshold, "queries_needed": found.needed},
         "random": {"same_quality": found.random_share, "same_promise": found.random_promised},
         "signals": [asdict(one) for one in found.qualities],

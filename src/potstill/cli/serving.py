@@ -26,6 +26,8 @@ from potstill.serving import (
     warning_of,
 )
 
+_OTHER_ANSWERS = {"choice": "choices between answers", "token": "single next tokens of a text"}
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -61,9 +63,10 @@ def serve_with(
     watching = Console(stderr=True)
     if warning := warning_of(listening.host, has_key=listening.key is not None):
         watching.print(f"[yellow]careful[/yellow]  {escape(warning)}")
-    if policy is not None and policy.calibration.answering == "choice":
+    if policy is not None and (of := _OTHER_ANSWERS.get(policy.calibration.answering)):
         watching.print(
-            "[yellow]careful[/yellow]  the policy was calibrated on choices between answers, and here they are written"
+            f"[yellow]careful[/yellow]  the policy was calibrated on {of}, and here answers are written: its promise is not of them. "
+            "Calibrate on queries like those that come (potstill route)"
         )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("potstill.serving").setLevel(logging.INFO)

@@ -7,11 +7,12 @@
 In: a GGUF file. Out: a server on this machine, its own tokens and probabilities, and a `Teacher` that marks text with what the engine
 computes, so that a file is measured as any model is.
 
+What serves is here by name and takes no torch; what measures is imported from its file.
+
 llama.py    LlamaServer: llama.cpp in this process, on a port of its own
 reading.py  EngineTeacher, log_probabilities, tokens_of, speed_of: what the engine computes
 """
 
 from potstill.engines.llama import LlamaServer
-from potstill.engines.reading import EngineTeacher, log_probabilities, speed_of, tokens_of
 
-__all__ = ["EngineTeacher", "LlamaServer", "log_probabilities", "speed_of", "tokens_of"]
+__all__ = ["LlamaServer"]

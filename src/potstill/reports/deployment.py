@@ -1,4 +1,4 @@
-"""What a student does where it works: tables of the exports and of the draft that lie in a run's folder."""
+"""What a student does where it works: tables of the exports, of the draft and of the router that lie in a run's folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ Facts = Mapping[str, Any]
 
 
 def deployment_tables(folder: Path) -> Iterator[Table]:
-    """In its engines, and as its teacher's draft, as far as either was tried. DataError for a damaged file."""
+    """In its engines, as its teacher's draft and in its place, as far as any was tried. DataError for a damaged file."""
     if exports := [one for path in sorted(folder.glob("export-*/export.json")) if is_measured(one := _json(path))]:
         yield _export_table(exports)
     if (folder / "draft" / "draft.json").exists():
         yield _draft_table(_json(folder / "draft" / "draft.json"))
+    if (folder / "route" / "policy.json").exists():  # written last
+        yield _route_table(_json(folder / "route" / "route.json"))
 
 
 def is_measured(export: Facts) -> bool:
@@ -67,6 +69,36 @@ def _draft_table(found: Facts) -> Table:
         "tokens chosen",
         f"After beginnings of held-out documents, in transformers. A token of the student costs {costs['draft'] / costs['verify'][0]:.2f} "
         "of the teacher's; draft/report.html has every draft length.",
+    )
+
+
+def _route_table(found: Facts) -> Table:
+    promise, figures = found["promise"], found["figures"]
+    teacher, student = (figures[name]["value"] for name in ("teacher", "student"))
+    tossed = found["random"]["same_promise"]
+    rows = [
+        Row("by the policy", [Cell(f"{promise['share']:.1%}"), Cell(f"{promise['kept']:.1%}")], is_highlighted=True),
+        Row(
+            "by coin tosses, same promise", [Cell(f"{tossed:.1%}"), Cell(f"{1 - tossed * (1 - student / teacher):.1%}")]
+        ),
+        Row("the student alone, nothing promised", [Cell("100.0%"), Cell(f"{student / teacher:.1%}")]),
+    ]
+    asked = (
+        "next tokens of held-out text, one at a time"
+        if found["answering"] == "token"
+        else "the questions that it was judged by"
+    )
+    note = f"{found['said']} Queries: {asked}; the promise is of traffic like them. route/report.html has every share."
+    if found["answering"] == "token":
+        note += (
+            " Of whole answers nothing is promised: calibrate on your own prompts (potstill route) before it serves."
+        )
+    return Table(
+        "In its teacher's place, where it is sure (routing)",
+        ["answered by the student", "kept of the teacher's quality"],
+        rows,
+        "who is asked",
+        note,
     )
 
 

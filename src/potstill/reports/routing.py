@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from potstill.reports.page import Card, Cell, Chart, Curve, Page, Row, Table, share_cell
-from potstill.routing import Calibrated, Costs
+from potstill.routing.calibration import Calibrated
+from potstill.routing.curves import Costs
 
 _FEW = 300
 IN_WORDS = {

@@ -3,6 +3,9 @@
 In: queries answered by both, scored, with what the student says of its own tokens. Out: a `Policy`, numbers in a JSON file, with a
 promise: quality of the mix >= rho · the teacher's, with probability >= 1 - delta.
 
+    from potstill.routing.calibration import Asked, Wanted, calibrate
+    from potstill.routing.queries import read_scored
+
     found = calibrate(read_scored("answers.jsonl", judge_of("exact")), Asked("given", "student", "teacher"), Wanted(rho=0.97))
     found.policy.save(Path("route/policy.json"))
 
@@ -11,21 +14,20 @@ promise: quality of the mix >= rho · the teacher's, with probability >= 1 - del
     decision = policy.decide(signals_of(listed_tokens(reply["choices"][0]["logprobs"]["content"])))
     drift = alarm.see(decision.confidence)
 
+What a server needs is here by name and takes no torch; what calibrates is imported from its file.
+
 signals.py     signals_of: how sure an answer is, from its tokens' log-probabilities
 policy.py      Policy, Decision: who answers, and the file it is written to
 drift.py       DriftAlarm: whether traffic still looks as it did
 queries.py     read_queries, read_scored: what is calibrated on
 answering.py   ChoosingWriter, scored: both models' answers and what they are worth
+places.py      scored_places: next tokens of a text as queries
 confidence.py  from signals to probabilities: isotonic curves, a trained classifier; AUROC and calibration error
 promise.py     certify: a threshold with a finite-sample guarantee; how many queries that takes
 curves.py      quality and cost against the student's share
 calibration.py calibrate: all of it
 """
 
-from potstill.routing.answering import ChoosingWriter, scored
-from potstill.routing.calibration import AUTO, Asked, Calibrated, Domain, Wanted, calibrate
-from potstill.routing.confidence import CLASSIFIER, Quality
-from potstill.routing.curves import CostCurve, Costs, cost_curve
 from potstill.routing.drift import Drift, DriftAlarm, drift_of, histogram_of
 from potstill.routing.policy import (
     AnsweredBy,
@@ -38,8 +40,6 @@ from potstill.routing.policy import (
     Promise,
     policy_from_json,
 )
-from potstill.routing.promise import Certified, betting_p_value, certify, net_loss, queries_needed, thresholds_of
-from potstill.routing.queries import Query, Scored, fingerprint_of_queries, is_scored, read_queries, read_scored
 from potstill.routing.signals import (
     PROMPT_FEATURES,
     SIGNALS,
@@ -52,50 +52,25 @@ from potstill.routing.signals import (
 )
 
 __all__ = [
-    "AUTO",
-    "CLASSIFIER",
     "PROMPT_FEATURES",
     "SIGNALS",
     "TOP_LOGPROBS",
     "AnsweredBy",
     "Answering",
-    "Asked",
-    "Calibrated",
     "Calibration",
-    "Certified",
-    "ChoosingWriter",
     "Confidence",
-    "CostCurve",
-    "Costs",
     "Decision",
-    "Domain",
     "Drift",
     "DriftAlarm",
     "Histogram",
     "Policy",
     "Promise",
-    "Quality",
-    "Query",
-    "Scored",
     "Signals",
     "TokenLogprobs",
-    "Wanted",
-    "betting_p_value",
-    "calibrate",
-    "certify",
-    "cost_curve",
     "drift_of",
-    "fingerprint_of_queries",
     "histogram_of",
-    "is_scored",
     "listed_tokens",
-    "net_loss",
     "policy_from_json",
     "prompt_features",
-    "queries_needed",
-    "read_queries",
-    "read_scored",
-    "scored",
     "signals_of",
-    "thresholds_of",
 ]

@@ -23,7 +23,7 @@ from potstill.routing.signals import PROMPT_FEATURES, SIGNALS, Signals, prompt_f
 
 VERSION = 1
 AnsweredBy = Literal["student", "teacher"]
-Answering = Literal["written", "choice", "given"]
+Answering = Literal["written", "choice", "token", "given"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ class Histogram:
 class Calibration:
     """What a policy was calibrated on.
 
-    answering  written: what the models write; choice: the likeliest of given answers; given: unknown, signals were given
+    answering  written: what the models write; choice: the likeliest of given answers; token: the likeliest next token of a text; given:
+               unknown, signals were given
     queries    their fingerprint
     student, teacher   name and fingerprint
     """

@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.data import TokenCorpus
-from potstill.engines import EngineTeacher, LlamaServer, log_probabilities, speed_of, tokens_of
+from potstill.engines import LlamaServer
+from potstill.engines.reading import EngineTeacher, log_probabilities, speed_of, tokens_of
 from potstill.errors import ModelError, RunDirectoryError
 from potstill.evaluation import Measurement, Speed, measure, measure_teacher, retention, score, speed
 from potstill.export.blocks import GgufKind

@@ -32,8 +32,8 @@ from potstill.teachers import RememberingTeacher
 from potstill.training import Step
 
 _SCREEN_TOKENS = 6_000
-# What `compress --deploy` adds: the student for its engine, and tried as a draft.
-DEPLOYED = ("export-q8_0", "draft")
+# What `compress --deploy` adds: the student for its engine, tried as a draft, and a policy of what it may answer.
+DEPLOYED = ("export-q8_0", "draft", "route")
 _BEGUN = "begun.json"
 
 

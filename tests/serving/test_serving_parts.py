@@ -1,18 +1,22 @@
 """The small parts: events, log-probabilities, metrics, hosts, files."""
 
 import asyncio
+import contextlib
 import json
 import re
+from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from potstill.errors import DataError, ModelError, RecipeError, ServerError
-from potstill.serving import Line, Metrics, RefusedError, gguf_file, open_port, warning_of
+from potstill.serving import Line, Metrics, RefusedError, gguf_file, open_port, upstreams, warning_of
 from potstill.serving.logprobs import entries_of, tokens_of
 from potstill.serving.metrics import Counter, Histogram
 from potstill.serving.sse import EventReader, event
+from potstill.serving.upstreams import pieces_of
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1)), st.data())
@@ -27,7 +31,7 @@ def test_events_do_not_depend_on_how_bytes_come(texts, data):
     assert found == texts
 
 
-def test_lines_of_one_event_belong_together():
+def test_lines_of_one_event_belongpieces_of():
     assert EventReader().feed(b'data: {"a":\ndata: 1}\nid: 3\n\ndata:x\n\n') == ['{"a":\n1}', "x"]
     assert event({"a": "é\n"}) == 'data: {"a":"é\\n"}\n\n'.encode()
     with pytest.raises(ServerError, match="UTF-8"):
@@ -138,3 +142,41 @@ def test_the_gguf_file_that_is_meant(tmp_path):
 
 def test_an_answer_is_json_even_with_half_a_character():
     assert json.loads(event({"a": "\ud800"})[6:]) == {"a": "?"}
+
+
+async def _told_in_pieces(told: list[int]) -> AsyncIterator[bytes]:
+    """Five at once, two later, and then the connection breaks."""
+    for number in range(5):
+        told.append(number)
+        yield b"%d" % number
+    await asyncio.sleep(0.02)
+    yield b"5"
+    yield b"6"
+    raise httpx.ReadError("gone")
+
+
+def test_what_comes_at_once_is_passed_on_at_once() -> None:
+    async def heard() -> tuple[list[bytes], str]:
+        found: list[bytes] = []
+        try:
+            async for raw in pieces_of(httpx.Response(200, content=_told_in_pieces([]))):
+                found.append(raw)
+        except httpx.ReadError as error:
+            return found, str(error)
+        return found, ""
+
+    assert asyncio.run(heard()) == ([b"01234", b"56"], "gone")
+
+
+def test_an_engine_waits_for_a_slow_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upstreams, "_PIECES", 3)
+
+    async def heard() -> list[int]:
+        told, counts = [], []
+        with contextlib.suppress(httpx.ReadError):
+            async for _ in pieces_of(httpx.Response(200, content=_told_in_pieces(told))):
+                counts.append(len(told))
+                await asyncio.sleep(0.01)
+        return counts
+
+    assert asyncio.run(heard())[:2] == [3, 5]

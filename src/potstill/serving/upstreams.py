@@ -26,6 +26,8 @@ _END_SECONDS = 0.1
 _KEPT_SECONDS = 4.0
 # Each request looks through those that are kept; beyond a few that costs more than a new one.
 _KEPT = 16
+# Chunks of an answer that are held at most: a few thousand tokens, before the engine must wait.
+_PIECES = 1024
 # Passed on: the client's own mistakes. Any other status is a failure of the engine, or of how it is set up here.
 _CLIENTS_MISTAKES = (400, 413, 422)
 
@@ -140,7 +142,7 @@ class Upstream:
 
     async def _streamed(self, reply: httpx.Response) -> AsyncGenerator[list[Part]]:
         reader, seconds, is_done = EventReader(), self._timeouts.first_byte, False
-        async with aclosing(reply.aiter_bytes()) as received:  # type: ignore[type-var]
+        async with aclosing(pieces_of(reply)) as received:
             while not is_done:
                 batch, failure = [], None
                 with self._noticed():
@@ -161,7 +163,8 @@ class Upstream:
             # Read to the very end, and the connection can be used again.
             with suppress(TimeoutError, httpx.HTTPError):
                 async with asyncio.timeout(_END_SECONDS):
-                    await anext(received, None)
+                    async for _ in received:
+                        pass
 
     async def _heard(self, received: AsyncIterator[bytes], reader: EventReader, seconds: float) -> list[str]:
         async with asyncio.timeout(seconds):
@@ -207,6 +210,36 @@ class Upstream:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= _FAILURES:
             self._rests_until = time.monotonic() + _REST_SECONDS
+
+
+async def pieces_of(reply: httpx.Response) -> AsyncGenerator[bytes]:
+    """A body, as much of it as is here: httpx gives an engine's chunks one by one, and each would cost a client a packet of its own."""
+    here: list[bytes] = []
+    news, room = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        async for piece in reply.aiter_bytes():
+            here.append(piece)
+            news.set()
+            if len(here) >= _PIECES:  # the client is slower than the engine
+                room.clear()
+                await room.wait()
+
+    reading = asyncio.ensure_future(read())
+    reading.add_done_callback(lambda _: news.set())
+    try:
+        while here or not reading.done():
+            await news.wait()
+            news.clear()
+            if here:
+                heard = b"".join(here)
+                here.clear()
+                room.set()
+                yield heard
+        reading.result()
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
 
 
 def is_loopback(host: str) -> bool:

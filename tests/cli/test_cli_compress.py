@@ -61,12 +61,14 @@ def test_a_student_comes_out(workshop: Workshop, texts: Path) -> None:
     assert "not exported for llama.cpp" in again.output  # a tokenizer of single bytes has no merges
     assert json.loads((texts / "run" / "draft" / "draft.json").read_text())["trials"]
     assert "As the draft of its teacher" in (texts / "run" / "report.html").read_text()
-    drafted = (texts / "run" / "draft" / "draft.json").stat().st_mtime_ns
+    assert "no router: the teacher gets no query right" in " ".join(again.output.split())  # it has learned nothing
+    made = [texts / "run" / "draft" / "draft.json"]
+    before = [path.stat().st_mtime_ns for path in made]
     assert compress(workshop, "--keep", "agreement=0.1%", "--deploy").exit_code == 0
-    assert (texts / "run" / "draft" / "draft.json").stat().st_mtime_ns == drafted
+    assert [path.stat().st_mtime_ns for path in made] == before
     other = compress(workshop, "--keep", "agreement=0.1%", "-s", "training.learning_rate=2e-3")
     assert other.exit_code == 0
-    assert not (texts / "run" / "draft").exists()  # it was another student's
+    assert not any(path.exists() for path in made)  # they were another student's
     assert "step" not in again.output.partition("claim")[2].partition("\n\n")[0]
     (texts / "run" / "report.html").unlink()
     assert workshop.run("report", "run").exit_code == 0
@@ -239,7 +241,7 @@ def test_a_student_that_clears_the_bar_is_uploaded(workshop: Workshop, texts: Pa
 
 def test_questions_and_a_task_beside_text(workshop: Workshop, texts: Path) -> None:
     """Three bars of three kinds, all judged."""
-    asked = [{"prompt": f"word{n} and", "answer": n % 2, "choices": ["word", "number"]} for n in range(60)]
+    asked = [{"prompt": f"word{n} and", "answer": n % 2, "choices": ["word", "number"]} for n in range(120)]
     (texts / "own.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked), "utf-8")
     items = [{"question": one["prompt"], "choices": one["choices"], "gold": one["answer"]} for one in asked]
     (texts / "task.jsonl").write_text("".join(json.dumps(one) + "\n" for one in items), "utf-8")
@@ -255,6 +257,11 @@ def test_questions_and_a_task_beside_text(workshop: Workshop, texts: Path) -> No
     found = json.loads((texts / "run" / "scores.json").read_text())
     assert [one["metric"] for one in found["verdicts"]] == ["own", "of", "agreement"]
     assert all(one["n"] > 15 for one in found["verdicts"])
-    again = compress(workshop, *(word for bar in bars for word in ("--keep", bar)))
+    again = compress(workshop, *(word for bar in bars for word in ("--keep", bar)), "--deploy")
     assert again.exit_code == result.exit_code
     assert "done again" not in again.output
+    routed = json.loads((texts / "run" / "route" / "route.json").read_text())
+    assert routed["answering"] == "choice"
+    said = " ".join((texts / "run" / "report.md").read_text().split())
+    assert routed["said"] in said
+    assert "the questions that it was judged by" in said

@@ -1,6 +1,7 @@
 """llama.cpp runs in this process: started, asked, stopped; its own numbers; and what it says of what it can't run."""
 
 import json
+import urllib.error
 import urllib.request
 
 import numpy as np
@@ -34,8 +35,18 @@ def server(file):
 
 def test_it_answers_on_a_port_of_this_machine(server):
     assert server.url.startswith("http://127.0.0.1:")
-    with urllib.request.urlopen(f"{server.url}/v1/models") as reply:
-        assert json.loads(reply.read())["data"]
+    with urllib.request.urlopen(f"{server.url}/health") as reply:
+        assert json.loads(reply.read())["status"] == "ok"
+
+
+def test_only_who_has_its_key_is_answered(server, file):
+    request = urllib.request.Request(f"{server.url}/completion", b'{"prompt": [5], "n_predict": 1}')
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(request)
+    request.add_header("Authorization", f"Bearer {server.key}")
+    with urllib.request.urlopen(request) as reply:
+        assert reply.status == 200
+    assert LlamaServer(file).key != server.key
 
 
 def test_its_probabilities_are_the_models(server):

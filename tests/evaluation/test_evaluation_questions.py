@@ -85,11 +85,21 @@ def test_a_question_stays_on_one_side(tmp_path) -> None:
         ([{"question": "?", "answer": 1}] * 3, "line 1: a question is"),
         ([{"prompt": "a", "answer": "c", "choices": ["a", "b"]}] * 3, "none of the choices"),
         ([{"prompt": "a", "answer": "a"}] * 2, "too few"),
+        (
+            [{"prompt": "a", "answer": 1, "choices": ["1", "2"]}] * 3,
+            "may be the choice '1' or the number of the choice '2'",
+        ),
+        ([{"prompt": " \n", "answer": "a"}] * 3, "line 1: its `prompt` is empty"),
     ],
 )
 def test_mistakes_are_told(tmp_path, rows, message) -> None:
     with pytest.raises(DataError, match=message):
         read_questions(write(tmp_path / "q.jsonl", rows))
+
+
+def test_a_number_that_means_one_choice_alone_is_clear(tmp_path) -> None:
+    rows = [{"prompt": "a", "answer": answer, "choices": ["0", "3"]} for answer in (0, 1, 3, "0")]
+    assert [one.answer for one in read_questions(write(tmp_path / "q.jsonl", rows)).items] == ["0", "3", "3", "0"]
 
 
 def test_no_such_function(tmp_path) -> None:

@@ -14,15 +14,16 @@ from sklearn.preprocessing import StandardScaler
 
 from potstill.errors import DataError, MissingExtraError
 from potstill.reports.routing import routing_page, sentence
-from potstill.routing import Signals
+from potstill.routing import DriftAlarm, Signals
 from potstill.routing.calibration import Asked, Wanted, calibrate
 from potstill.routing.confidence import (
     auroc,
     calibration_error,
-    confidences_of,
     fit_classifier,
     fit_signal,
+    on_points,
     rising_points,
+    scores_of,
 )
 from potstill.routing.curves import Costs, cost_curve, share_at_random
 from potstill.routing.queries import Scored
@@ -78,7 +79,7 @@ def test_what_is_constant_but_for_rounding_has_no_weight():
 def test_of_entropy_less_is_surer():
     entropy = np.linspace(0, 3, 100)
     found = fit_signal("entropy", entropy, (entropy < 1).astype(float))
-    said = confidences_of(found.confidence, {"entropy": entropy})
+    said = on_points(found.confidence, scores_of(found.confidence, {"entropy": entropy}))
     assert said[0] == 1
     assert said[-1] == 0
 
@@ -164,7 +165,6 @@ def test_a_student_that_is_always_equal_is_told_why_its_whole_quality_is_not_pro
     queries = scored(200)
     found = calibrate(replace(queries, student=queries.teacher), ASKED, Wanted(rho=1.0))
     assert found.policy.threshold is None
-    assert "drift alarm sees nothing" in " ".join(routing_page(found, student="s", teacher="t", costs=None).notes)
     assert "one that is as good never shows it" in sentence(found)
 
 
@@ -246,3 +246,18 @@ def test_scores_between_0_and_1_are_scores_too():
     found = calibrate(queries, ASKED, Wanted(rho=0.95))
     assert found.policy.promise.share > 0.6
     assert found.policy.promise.kept >= 0.95
+
+
+def test_the_alarm_sees_other_traffic_where_all_confidences_are_equal():
+    """A student that is as good as its teacher wherever it was asked has a level curve, and 1 for whatever is asked."""
+    queries = scored(400)
+    policy = calibrate(replace(queries, student=queries.teacher), ASKED, Wanted(by="mean_logprob")).policy
+    for moved_by, fires in ((0.0, False), (-3.0, True)):
+        alarm, drift = DriftAlarm(policy.histogram, window=300), None
+        for one in queries.signals[:300]:
+            assert one.mean_logprob is not None
+            decision = policy.decide(replace(one, mean_logprob=one.mean_logprob + moved_by))
+            assert (decision.answer_by, decision.confidence) == ("student", 1.0)
+            drift = alarm.see(decision.score)
+        assert drift is not None
+        assert drift.fires == fires

@@ -39,13 +39,13 @@ def test_a_policy_comes_back_as_it_was(tmp_path: Path):
 
 
 def test_who_answers():
-    assert policy().decide(Signals(mean_logprob=-1.0)) == Decision("student", 0.6, 0.5)
+    assert policy().decide(Signals(mean_logprob=-1.0)) == Decision("student", 0.6, 0.5, -1.0)
     assert policy(0.6).decide(Signals(mean_logprob=-1.0)).answer_by == "student"
     between = policy().decide(Signals(mean_logprob=-2.0))
     assert between.answer_by == "teacher"
     assert between.confidence == pytest.approx(0.4)
     assert policy().decide(Signals(mean_logprob=-99.0)).confidence == 0.2
-    assert policy(None).decide(Signals(mean_logprob=0.0)) == Decision("teacher", 0.9, None)
+    assert policy(None).decide(Signals(mean_logprob=0.0)) == Decision("teacher", 0.9, None, 0.0)
     assert policy(0.0).decide(Signals(mean_logprob=-99.0)).answer_by == "student"
 
 
@@ -64,7 +64,7 @@ def test_what_a_policy_goes_by_must_be_there():
     ("change", "said"),
     [
         (lambda p: p.pop("potstill_policy"), "is no policy"),
-        (lambda p: p.update(potstill_policy=2), "of version 2"),
+        (lambda p: p.update(potstill_policy=3), "of version 3"),
         (lambda p: p.pop("threshold"), "damaged policy"),
         (lambda p: p.update(threshold=1.5), "are probabilities"),
         (lambda p: p.update(threshold="0.5"), "no finite number"),
@@ -143,8 +143,12 @@ def test_the_window_forgets():
 
 def test_a_histogram_of_few_different_values():
     one = histogram_of(np.full(100, 0.7))
-    assert one == Histogram((), (1.0,), 100)
-    assert DriftAlarm(one, window=2).see(0.7) is None
+    assert one.shares == (0.0, 1.0, 0.0)
+    alarm = DriftAlarm(one, window=50)
+    assert not any((found := alarm.see(0.7)) and found.fires for _ in range(100))
+    assert any((found := alarm.see(other)) and found.fires for other in (0.8, 0.6) * 25)
+    most = histogram_of(np.array([0.7] * 95 + [0.9] * 5))
+    assert most.shares == (0.0, 0.95, 0.05)
     two = histogram_of(np.array([0.2] * 30 + [0.7] * 70))
     assert two.edges == (0.7,)
     assert two.shares == (0.3, 0.7)

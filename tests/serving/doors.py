@@ -38,7 +38,7 @@ def policy(threshold: float | None = 0.8) -> Policy:
         Confidence(("mean_logprob",), (1.0,), 0.0, ((-5.0, 0.0), (0.0, 1.0))),
         threshold,
         Promise(0.97, 0.1, 300, 0.5, 0.99),
-        Histogram((0.5,), (0.5, 0.5), 300),
+        Histogram((-2.5,), (0.5, 0.5), 300),
         Calibration("2026-11-25", "written", "q", "s", "t"),
         3,
     )

@@ -80,7 +80,7 @@ def test_a_policy_and_a_killed_teacher(model):
     metrics = Metrics()
     by = policy(0.7)
     with LlamaServer(Path(model), context=512, threads=1) as teacher:
-        engines = {"student": Served(model), "teacher": Served(f"{teacher.url}/v1#any")}
+        engines = {"student": Served(model), "teacher": Served(f"{teacher.url}/v1#any", teacher.key)}
         with mode_of("routed", engines, RUNNING, metrics, policy=by) as mode, door_of(mode, metrics) as door:
             sure = httpx.post(
                 f"{door.url}/v1/chat/completions",

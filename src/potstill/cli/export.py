@@ -16,7 +16,7 @@ def export(
         typer.Argument(help="A run's folder, or a model: folder, hub name, `pocket`.", show_default=False),
     ],
     to: Annotated[str, typer.Option("--to", help="int4, int8, gguf or huggingface.", show_default=False)],
-    kind: Annotated[str, typer.Option("--type", help="Of GGUF: f16, bf16, q8_0, q4_0, q4_1.")] = "q8_0",
+    kind: Annotated[str, typer.Option("--type", help="Of GGUF: f16, bf16, q8_0, q6_k, q4_k_m, q4_0, q4_1.")] = "q8_0",
     group: Annotated[
         int | None,
         typer.Option(help="Of int4 and int8: inputs a scale. Default: the largest of 128, 64, ... that fits.", min=8),

@@ -125,6 +125,7 @@ def facts_of(wanted: Wanted, found: Rescored, judged: Judged, *, source: str, na
         "scores": scores,
         "bytes": {part: found.bytes[part] for part in PARTS if part in found.bytes},
         "types": dict(found.types),
+        "smaller_blocks": dict(found.smaller_blocks),
         "speeds": {one: asdict(speed) for one, speed in found.speeds.items()},
     }
 
@@ -257,6 +258,9 @@ def _print(wanted: Wanted, found: Rescored, judged: Judged, console: Console) ->
     parts = ", ".join(f"{part} {found.bytes[part] / 1e6:,.2f} MB" for part in PARTS if part in found.bytes)
     types = ", ".join(f"{number} {name}" for name, number in found.types.items())
     console.print(f"\nweights      {parts}" + (f"; tensors: {types}" if types else ""))
+    if found.smaller_blocks:
+        odd = ", ".join(f"{name}: {kind}" for name, kind in found.smaller_blocks.items())
+        console.print(f"not K        blocks of 256 don't divide the rows of {odd}", soft_wrap=True)
     if found.engine_kl is not None:
         console.print(f"engine       its own probabilities at a few places: KL {max(0.0, found.engine_kl):.5f} nats")
     for text, value in judged.bars:

@@ -9,10 +9,11 @@ python    a function (prompt, answer, written) -> 0 to 1, named as module:functi
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from potstill.errors import DataError
@@ -40,6 +41,21 @@ def judge_of(judging: Judging, how: str = "") -> Judge:
                 ) from error
             finally:
                 sys.path.remove(os.getcwd())
+
+
+def answer_among(answer: object, choices: Sequence[str], where: str) -> str:
+    """The right one of the choices, given as its text or as its number from 0. DataError for neither, and for what may be either."""
+    found = str(answer)
+    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
+        found = choices[answer]
+        if str(answer) in choices and found != str(answer):
+            raise DataError(
+                f"{where}: the answer {answer} may be the choice {str(answer)!r} or the number of the choice {found!r}: give it as a "
+                f'text, "{answer}" or {json.dumps(found)}'
+            )
+    if found not in choices:
+        raise DataError(f"{where}: the answer {answer!r} is none of the choices, nor the number of one (from 0)")
+    return found
 
 
 def pattern_of(text: str) -> re.Pattern[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import secrets
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -26,7 +27,8 @@ class LlamaServer:
     """llama.cpp with a GGUF file; runs between `with` and its end, or between `start` and `stop`.
 
     `url` answers OpenAI's paths (`/v1/chat/completions`, `/v1/completions`, `/v1/models`) and llama.cpp's own (`/completion`,
-    `/tokenize`, `/health`). Nothing outside this machine reaches it; whoever is on this machine does.
+    `/tokenize`, `/health`) to whoever has its `key`, drawn anew for each (Authorization: Bearer KEY); without it only to say that it
+    lives. Nothing outside this machine reaches it.
 
     path      the model
     context   tokens that one request may read and write together
@@ -51,6 +53,7 @@ class LlamaServer:
         self.path, self.context, self.draft, self.parallel, self.embeddings = path, context, draft, parallel, embeddings
         self.draft_tokens = draft_tokens
         self.threads = threads or _own_processors()
+        self.key = secrets.token_urlsafe(32)
         self._server: Any = None
 
     def __enter__(self) -> LlamaServer:
@@ -95,7 +98,9 @@ class LlamaServer:
     def ask(self, path: str, body: Mapping[str, object]) -> Any:
         """The answer to a request, decoded. ServerError where it is refused."""
         request = urllib.request.Request(
-            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+            self.url + path,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"},
         )
         try:
             with _DIRECT.open(request, timeout=_PATIENCE) as reply:
@@ -109,7 +114,7 @@ class LlamaServer:
     def _settings(self, engine: Any) -> Any:
         settings = engine.CommonParams()
         settings.model.path = str(self.path)
-        settings.hostnames, settings.port = ["127.0.0.1"], 0
+        settings.hostnames, settings.port, settings.api_keys = ["127.0.0.1"], 0, [self.key]
         settings.n_parallel, settings.n_ctx = self.parallel, self.context * self.parallel
         settings.n_ubatch = max(_LEAST_BATCH, self.context) if self.embeddings else _LEAST_BATCH
         settings.n_batch = max(settings.n_batch, settings.n_ubatch)

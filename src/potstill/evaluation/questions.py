@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.data import Judging, judge_of
+from potstill.data import Judging, answer_among, judge_of
 from potstill.errors import DataError
 from potstill.evaluation.harness import HarnessTask, task_scores
 from potstill.models import Sampling, complete, ends_of, head_of
@@ -32,11 +32,15 @@ _ROWS = 16
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked and what is right. `choices` is empty where the model writes freely."""
+    """What is asked and what is right. `choices` is empty where the model writes freely. DataError for a prompt that asks nothing."""
 
     prompt: str
     answer: str
     choices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise DataError("its `prompt` is empty, and a model answers what it is asked: give it some text")
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,11 @@ def _question(line: str, where: str) -> Question:
     if not isinstance(found, Mapping) or not isinstance(found.get("prompt"), str) or "answer" not in found:
         raise DataError(f'{where}: a question is {{"prompt": "...", "answer": "..."}}, found {line[:80]}')
     choices = tuple(str(one) for one in found.get("choices") or ())
-    answer = found["answer"]
-    if choices and isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        answer = choices[answer]
-    if choices and str(answer) not in choices:
-        raise DataError(f"{where}: the answer {answer!r} is none of the choices, nor the number of one (from 0)")
-    return Question(found["prompt"], str(answer), choices)
+    answer = answer_among(found["answer"], choices, where) if choices else str(found["answer"])
+    try:
+        return Question(found["prompt"], answer, choices)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _written(

@@ -55,7 +55,7 @@ def run_lines(to: str, folder: Path, weights: Path, *, context: int) -> dict[str
         name = shlex.quote(weights.stem.lower())
         return {
             "llama.cpp": f"llama-server -m {file} -c {context} --jinja",
-            "Ollama": f"cd {place} && ollama create {name} -f Modelfile && ollama run {name}",
+            "Ollama": f"{'' if folder == Path() else f'cd {place} && '}ollama create {name} -f Modelfile && ollama run {name}",
             "LM Studio": f"lms import {file}",
         }
     load = (

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from potstill.errors import ModelError, RunDirectoryError
 from potstill.export.blocks import GgufKind, Stored, stored, values_of
 from potstill.export.families import add_settings, check_gguf, family_of, rows_of_embedding, tensors_of
+from potstill.export.k_quants import K_BLOCK
 from potstill.export.vocabulary import add_ends, add_tokenizer
 from potstill.models import ends_of, head_of, task_of
 from potstill.types import Head
@@ -26,7 +27,8 @@ def save_gguf(
 ) -> None:
     """Write the model with its tokenizer and chat template, whole or not at all.
 
-    Vectors stay in float32, and in four-bit files embedding and head are of eight bits; rows that blocks of 32 don't divide are f16.
+    Vectors stay in float32, and in four-bit files embedding and head are of eight bits (of K-types: six); rows that blocks of 256 don't
+    divide are of blocks of 32, and f16 where these don't either.
     Raises ModelError for what GGUF or llama.cpp can't express, MissingExtraError without `gguf`, RunDirectoryError where the file
     can't be written.
     """
@@ -45,7 +47,7 @@ def save_gguf(
         add_tokenizer(writer, tokenizer, rows_of_embedding(model))
         add_ends(writer, ends_of(model, tokenizer), tokenizer)
         for theirs, tensor in tensors_of(model):
-            one = stored(theirs, tensor, kind)
+            one = stored(theirs, tensor, kind, num_layers=model.config.num_hidden_layers)
             writer.add_tensor(theirs, one.data, raw_dtype=one.kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -86,6 +88,17 @@ def context_in(path: Path) -> int:
 def types_in(path: Path) -> dict[str, int]:
     """How many tensors there are of each type."""
     return dict(Counter(one.tensor_type.name for one in _read(path).tensors))
+
+
+def smaller_blocks_in(path: Path, kind: GgufKind) -> dict[str, str]:
+    """Of a K-type: by matrix and length of its rows, the type that holds it where blocks of 256 can't."""
+    if "_k" not in kind:
+        return {}
+    odd = [one for one in _read(path).tensors if len(one.shape) > 1 and int(one.shape[0]) % K_BLOCK]
+    names = {
+        one.name: f"{one.name.removesuffix('.weight').rpartition('.')[2]} ({int(one.shape[0])} inputs)" for one in odd
+    }
+    return {names[one.name]: one.tensor_type.name for one in odd}
 
 
 def part_of(name: str) -> str:

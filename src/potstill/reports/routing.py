@@ -231,11 +231,6 @@ def _notes(found: Calibrated) -> Sequence[str]:
         "It is a promise of the calibration: of many calibrations on as many queries, at most "
         f"{found.policy.promise.delta:.0%} give a threshold that keeps less.",
     ]
-    if not found.policy.histogram.edges:
-        notes.append(
-            "All test queries have the same confidence: the drift alarm sees nothing of other traffic. Calibrate with harder queries among "
-            "these, which the student gets wrong."
-        )
     if found.num_repeated:
         notes.append(f"{found.num_repeated:,} queries were left out: they were asked already.")
     if not found.has_references:

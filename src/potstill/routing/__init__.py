@@ -12,7 +12,7 @@ promise: quality of the mix >= rho · the teacher's, with probability >= 1 - del
     policy = Policy.load(Path("route/policy.json"))
     alarm = DriftAlarm(policy.histogram)
     decision = policy.decide(signals_of(listed_tokens(reply["choices"][0]["logprobs"]["content"])))
-    drift = alarm.see(decision.confidence)
+    drift = alarm.see(decision.score)
 
 What a server needs is here by name and takes no torch; what calibrates is imported from its file.
 

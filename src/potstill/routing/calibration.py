@@ -17,12 +17,12 @@ from potstill.routing.confidence import (
     Fitted,
     Quality,
     auroc,
-    confidences_of,
     features_of,
     fit_classifier,
     fit_signal,
     on_points,
     quality_of,
+    scores_of,
 )
 from potstill.routing.curves import CostCurve, cost_curve, share_at_random
 from potstill.routing.drift import histogram_of
@@ -124,7 +124,8 @@ def calibrate(scored: Scored, asked: Asked, wanted: Wanted | None = None) -> Cal
     good = (scored.student >= scored.teacher).astype(float)
     fitted, untried = _fitted({name: values[fitting] for name, values in columns.items()}, good[fitting], wanted.by)
     test = {name: values[testing] for name, values in columns.items()}
-    confidences = [confidences_of(one.confidence, test) for one in fitted]
+    scores = [scores_of(one.confidence, test) for one in fitted]
+    confidences = [on_points(one.confidence, some) for one, some in zip(fitted, scores, strict=True)]
     qualities = [quality_of(one.name, found, good[testing]) for one, found in zip(fitted, confidences, strict=True)]
     chosen, confidence = fitted[0], confidences[0]
     student, teacher = scored.student[testing], scored.teacher[testing]
@@ -140,7 +141,7 @@ def calibrate(scored: Scored, asked: Asked, wanted: Wanted | None = None) -> Cal
         chosen.confidence,
         threshold,
         Promise(**asking, n=len(testing), share=float(answered.mean()), kept=mix / float(teacher.mean())),
-        histogram_of(confidence),
+        histogram_of(scores[0]),
         Calibration(
             datetime.now(UTC).date().isoformat(), asked.answering, scored.fingerprint, asked.student, asked.teacher
         ),

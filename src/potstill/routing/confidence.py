@@ -86,14 +86,12 @@ def fit_classifier(features: Mapping[str, Float[Array, " queries"]], good: Float
     return Fitted(CLASSIFIER, confidence, unseen)
 
 
-def confidences_of(
-    confidence: Confidence, features: Mapping[str, Float[Array, " queries"]]
-) -> Float[Array, " queries"]:
-    """Of many queries at once; as `Policy.decide` says of each."""
+def scores_of(confidence: Confidence, features: Mapping[str, Float[Array, " queries"]]) -> Float[Array, " queries"]:
+    """The sums of many queries at once; as `Policy.decide` says of each. `on_points` makes probabilities of them."""
     total = np.full(len(next(iter(features.values()))), confidence.intercept)
     for name, weight in zip(confidence.features, confidence.weights, strict=True):
         total = total + weight * features[name]
-    return on_points(confidence, total)
+    return total
 
 
 def on_points(confidence: Confidence, scores: Float[Array, " queries"]) -> Float[Array, " queries"]:

@@ -1,6 +1,7 @@
 """Whether traffic still looks as it did when the promise was made: the promise holds for such traffic alone.
 
-Confidences are counted in the bins of the calibration's histogram, and the last `window` of them compared with it:
+The sums behind confidences (`Decision.score`) are counted in the bins of the calibration's histogram, and the last `window` of them
+compared with it:
 
     psi = Σ_bins (p - q) · ln(p / q)            population stability index; 0.1 is some shift, 0.25 a large one by custom; fires beyond
                                                 that and beyond (1/n + 1/m) · χ²(bins - 1), which it is distributed as where nothing
@@ -27,7 +28,7 @@ _ALPHA, _PSEUDO_COUNT = 0.001, 0.5
 
 @dataclass(frozen=True)
 class Drift:
-    """How far the last n confidences are from the calibration's. `reason` is empty where nothing is amiss."""
+    """How far the last n scores are from the calibration's. `reason` is empty where nothing is amiss."""
 
     n: int
     psi: float
@@ -42,18 +43,18 @@ class Drift:
 
 
 class DriftAlarm:
-    """Watches the confidences of a policy's decisions, `window` at a time."""
+    """Watches the scores of a policy's decisions, `window` at a time."""
 
     def __init__(self, histogram: Histogram, *, window: int = 500, psi_limit: float = PSI_LIMIT) -> None:
         self._histogram, self._psi_limit = histogram, psi_limit
         self._bins: deque[int] = deque(maxlen=window)
         self._counts = np.zeros(len(histogram.shares), np.int64)
 
-    def see(self, confidence: float) -> Drift | None:
+    def see(self, score: float) -> Drift | None:
         """One more query; how things stand, or None while the window is not full."""
         if len(self._bins) == self._bins.maxlen:
             self._counts[self._bins[0]] -= 1
-        place = int(np.searchsorted(self._histogram.edges, confidence, side="right"))
+        place = int(np.searchsorted(self._histogram.edges, score, side="right"))
         self._bins.append(place)
         self._counts[place] += 1
         if len(self._bins) < (self._bins.maxlen or 0):
@@ -87,9 +88,11 @@ def _chi_square(freedom: int) -> float:
     return freedom * (1 - spread + NormalDist().inv_cdf(1 - _ALPHA) * math.sqrt(spread)) ** 3
 
 
-def histogram_of(confidences: np.ndarray, *, bins: int = 10) -> Histogram:
-    """Bins that hold about equally many; fewer where many confidences are equal."""
-    edges = np.unique(np.quantile(confidences, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
-    edges = edges[edges > confidences.min()]
-    counts = np.bincount(np.searchsorted(edges, confidences, side="right"), minlength=len(edges) + 1)
-    return Histogram(tuple(map(float, edges)), tuple(map(float, counts / len(confidences))), len(confidences))
+def histogram_of(scores: np.ndarray, *, bins: int = 10) -> Histogram:
+    """Bins that hold about equally many; fewer where many scores are equal. Where all but a few are, a bin is that value alone."""
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
+    edges = edges[edges > scores.min()]
+    if not len(edges):
+        edges = np.array([scores.min(), np.nextafter(scores.min(), np.inf)])
+    counts = np.bincount(np.searchsorted(edges, scores, side="right"), minlength=len(edges) + 1)
+    return Histogram(tuple(map(float, edges)), tuple(map(float, counts / len(scores))), len(scores))

@@ -21,7 +21,7 @@ import numpy as np
 from potstill.errors import DataError, RunDirectoryError
 from potstill.routing.signals import PROMPT_FEATURES, SIGNALS, Signals, prompt_features
 
-VERSION = 1
+VERSION = 2
 AnsweredBy = Literal["student", "teacher"]
 Answering = Literal["written", "choice", "token", "given"]
 
@@ -80,7 +80,10 @@ class Promise:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How confidences were spread over the calibration set: shares of n between the inner edges."""
+    """How the sums behind confidences were spread over the calibration set: shares of n between the inner edges.
+
+    The sums, because many of them may have the same confidence, and all where the curve is level.
+    """
 
     edges: tuple[float, ...]
     shares: tuple[float, ...]
@@ -106,11 +109,15 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Decision:
-    """Who answers. The student does where confidence >= threshold; threshold None: nothing is promised, the teacher answers all."""
+    """Who answers. The student does where confidence >= threshold; threshold None: nothing is promised, the teacher answers all.
+
+    score  the sum that the confidence belongs to, which the drift alarm looks at
+    """
 
     answer_by: AnsweredBy
     confidence: float
     threshold: float | None
+    score: float
 
 
 @dataclass(frozen=True)
@@ -130,9 +137,10 @@ class Policy:
 
     def decide(self, signals: Signals, *, prompt: str | None = None) -> Decision:
         """Who answers, from the student's own answer. DataError where a signal that the policy goes by is missing."""
-        confidence = self.confidence.of_score(self.confidence.score(signals, prompt))
+        score = self.confidence.score(signals, prompt)
+        confidence = self.confidence.of_score(score)
         is_sure = self.threshold is not None and confidence >= self.threshold
-        return Decision("student" if is_sure else "teacher", confidence, self.threshold)
+        return Decision("student" if is_sure else "teacher", confidence, self.threshold, score)
 
     def to_json(self) -> dict[str, object]:
         """Plain numbers and words."""

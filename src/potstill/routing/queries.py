@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from potstill.data import Judge, read_records
+from potstill.data import Judge, answer_among, read_records
 from potstill.errors import DataError
 from potstill.routing.signals import SIGNALS, Signals, listed_tokens, signals_of
 from potstill.writing import Framing, Prompt, read_prompts
@@ -134,15 +134,8 @@ def _query(prompt: Prompt, row: Mapping[str, object], where: str) -> Query:
         )
     if len(set(choices)) < 2 or len(set(choices)) < len(choices):
         raise DataError(f"{where}: `choices` is a list of at least two different answers, found {str(listed)[:80]}")
-    if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        prompt = replace(prompt, answer=choices[answer])
-    if isinstance(answer, int) and str(answer) in choices and prompt.answer != str(answer):
-        raise DataError(
-            f"{where}: the answer {answer} may be the choice {str(answer)!r} or the number of the choice {prompt.answer!r}: give it as a "
-            f'text, "{answer}" or {json.dumps(prompt.answer)}'
-        )
-    if prompt.answer is not None and prompt.answer not in choices:
-        raise DataError(f"{where}: the answer {answer!r} is none of the choices, nor the number of one (from 0)")
+    if answer is not None:
+        prompt = replace(prompt, answer=answer_among(answer, choices, where))
     # Among other choices it is another question, and its old answers are none.
     of_choices = blake2b(json.dumps(choices).encode(), digest_size=8).hexdigest()
     return Query(replace(prompt, id=f"{prompt.id}-{of_choices}", key=f"{prompt.key}-{of_choices}"), choices, domain)

@@ -18,14 +18,21 @@ from potstill.errors import ModelError, RunDirectoryError
 from potstill.evaluation import Measurement, Speed, measure, measure_teacher, retention, score, speed
 from potstill.export.blocks import GgufKind
 from potstill.export.folder import bytes_on_disk
-from potstill.export.gguf_file import bytes_in, context_in, head_in, save_gguf, types_in
+from potstill.export.gguf_file import bytes_in, context_in, head_in, save_gguf, smaller_blocks_in, types_in
 from potstill.export.int4 import save_packed
 from potstill.models import head_of, load_model, save_model
 from potstill.teachers import LiveTeacher
 
 Format = Literal["int4", "int8", "gguf", "huggingface"]
 # KL(student ‖ export) in nats a prediction that numbers of so many bits may cost; of four bits, what --most-kl says.
-MOST_KL: Mapping[str, float] = {"huggingface": 1e-4, "f16": 1e-3, "bf16": 2e-3, "int8": 1e-2, "q8_0": 1e-2}
+MOST_KL: Mapping[str, float] = {
+    "huggingface": 1e-4,
+    "f16": 1e-3,
+    "bf16": 2e-3,
+    "int8": 1e-2,
+    "q8_0": 1e-2,
+    "q6_k": 3e-2,
+}
 # Tokens of the prompt whose reading is timed, and of the writing; beginnings that the engine itself is asked about; what a context has
 # beyond the text.
 _PROMPT, _NEW, _ENGINE_ROWS, _ROOM = 128, 32, 8, 64
@@ -86,6 +93,7 @@ class Rescored:
     engine_kl        of GGUF: KL(student ‖ engine) by the engine's own probabilities at a few places; None elsewhere
     bytes            of the weights on disk by part
     types            of GGUF: how many tensors of each type
+    smaller_blocks   of GGUF's K-types: matrices whose rows 256 doesn't divide, and the types that hold them
     engine           what computed it
     """
 
@@ -95,6 +103,7 @@ class Rescored:
     engine_kl: float | None
     bytes: Mapping[str, int]
     types: Mapping[str, int]
+    smaller_blocks: Mapping[str, str]
     engine: str
 
 
@@ -157,7 +166,7 @@ def rescore(
         loaded = _loaded(weights)
         found = measure(loaded, corpus, length=length, teacher=marker, size=size)
         speeds = {"student": alone.speed, "export": speed(loaded, prompt_tokens=_PROMPT)}
-        return Rescored(alone.measured, found, speeds, None, bytes_on_disk(weights, student), {}, "transformers")
+        return Rescored(alone.measured, found, speeds, None, bytes_on_disk(weights, student), {}, {}, "transformers")
     context = context_in(weights)
     if length > context:
         raise ModelError(f"{weights} has a context of {context} tokens: measure it with --length {context} at most")
@@ -171,7 +180,8 @@ def rescore(
         new_tokens = min(_NEW, max(1, context // 4))
         prompt = (places[-1] * _PROMPT)[: min(_PROMPT, context - new_tokens - 1)]
         speeds = {"student": alone.speed, "export": Speed(*speed_of(server, prompt, new_tokens=new_tokens))}
-    return Rescored(alone.measured, found, speeds, engine_kl, bytes_in(weights), types_in(weights), "llama.cpp")
+    odd = smaller_blocks_in(weights, wanted.kind)
+    return Rescored(alone.measured, found, speeds, engine_kl, bytes_in(weights), types_in(weights), odd, "llama.cpp")
 
 
 def _size(student: PreTrainedModel, corpus: TokenCorpus) -> int:

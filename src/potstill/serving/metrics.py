@@ -86,8 +86,10 @@ class Metrics:
         self.broken = Counter("potstill_streams_broken_total", "Answers that broke off after their beginning.")
         self.gone = Counter("potstill_clients_gone_total", "Clients that left before their answer's end.")
         self.confidence = Histogram("potstill_confidence", "How sure the policy was of the student's answers.", _SHARES)
-        self.psi = Counter("potstill_drift_psi", "Population stability index of the last confidences.", kind="gauge")
-        self.ks = Counter("potstill_drift_ks", "Kolmogorov-Smirnov distance of the last confidences.", kind="gauge")
+        self.psi = Counter(
+            "potstill_drift_psi", "Population stability index of what the last confidences are made of.", kind="gauge"
+        )
+        self.ks = Counter("potstill_drift_ks", "Kolmogorov-Smirnov distance of the same.", kind="gauge")
         self.alarm = Counter(
             "potstill_drift_alarm", "1 where traffic is not what the policy was calibrated on.", kind="gauge"
         )

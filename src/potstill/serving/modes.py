@@ -196,7 +196,7 @@ class Cascade:
 
     def _notice(self, decision: Decision) -> None:
         self._metrics.confidence.see(decision.confidence)
-        if (drift := self._alarm.see(decision.confidence)) is None:
+        if (drift := self._alarm.see(decision.score)) is None:
             return
         self._metrics.psi.put(drift.psi)
         self._metrics.ks.put(drift.ks)

@@ -143,7 +143,7 @@ def _started(
     server.start()
     started.append(server)
     at_once = running.in_flight or running.parallel
-    return _upstream(role, f"{server.url}/v1", running, metrics, at_once=at_once, model=None, key=None)
+    return _upstream(role, f"{server.url}/v1", running, metrics, at_once=at_once, model=None, key=server.key)
 
 
 def _upstream(

@@ -32,7 +32,9 @@ def test_a_gguf_runs_and_comes_with_all_that_runs_it(small: Workshop):
     out = small.path / "run" / "export-f16"
     assert {one.name for one in out.iterdir()} == {"run-f16.gguf", "Modelfile", "README.md", "export.json"}
     assert (out / "Modelfile").read_text().startswith("FROM ./run-f16.gguf\n")
-    assert "llama-server -m run-f16.gguf" in (out / "README.md").read_text()
+    page = (out / "README.md").read_text()
+    assert "llama-server -m run-f16.gguf" in page
+    assert "\nollama create run-f16 -f Modelfile && ollama run run-f16\n" in page
     facts = json.loads((out / "export.json").read_text())
     assert facts["good"]
     assert 0 <= facts["scores"]["KL to the student, nats"] < 1e-3

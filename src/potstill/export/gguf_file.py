@@ -91,14 +91,13 @@ def types_in(path: Path) -> dict[str, int]:
 
 
 def smaller_blocks_in(path: Path, kind: GgufKind) -> dict[str, str]:
-    """Of a K-type: by matrix and length of its rows, the type that holds it where blocks of 256 can't."""
-    if "_k" not in kind:
-        return {}
-    odd = [one for one in _read(path).tensors if len(one.shape) > 1 and int(one.shape[0]) % K_BLOCK]
-    names = {
-        one.name: f"{one.name.removesuffix('.weight').rpartition('.')[2]} ({int(one.shape[0])} inputs)" for one in odd
-    }
-    return {names[one.name]: one.tensor_type.name for one in odd}
+    """Of a K-type: by matrix and length of its rows, the types that hold it where blocks of 256 can't."""
+    found: dict[str, set[str]] = {}
+    for one in _read(path).tensors if "_k" in kind else ():
+        if len(one.shape) > 1 and (inputs := int(one.shape[0])) % K_BLOCK:
+            matrix = one.name.removesuffix(".weight").rpartition(".")[2]
+            found.setdefault(f"{matrix} ({inputs} inputs)", set()).add(one.tensor_type.name)
+    return {matrix: " and ".join(sorted(types)) for matrix, types in found.items()}
 
 
 def part_of(name: str) -> str:

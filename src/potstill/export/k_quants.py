@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 _TRIES, _CHUNK = 21, 4096
 # Below this a part is zero.
 _NOTHING = np.float32(1e-15)
-_f = np.float32
+_f, _u = np.float32, np.uint8
 
 
 def q4_k(values: Floats) -> NDArray[np.uint8]:
@@ -48,7 +48,9 @@ def _q4_k(blocks: Floats) -> NDArray[np.uint8]:
     q = np.rint(np.divide(parts + away, step, out=np.zeros_like(parts), where=step != 0)).clip(0, 15).astype(np.uint8)
     q = q.reshape(len(blocks), 4, 2, 32)
     heads = [one.astype(np.float16).reshape(-1, 1).view(np.uint8) for one in (d, m)]
-    return np.concatenate([*heads, _packed(s, t), (q[:, :, 0] | (q[:, :, 1] << 4)).reshape(len(blocks), -1)], axis=1)
+    return np.concatenate(
+        [*heads, _packed(s, t), (q[:, :, 0] | (q[:, :, 1] << _u(4))).reshape(len(blocks), -1)], axis=1
+    )
 
 
 def _scale_and_offset(x: Floats, *, most: int) -> tuple[Floats, Floats]:
@@ -89,9 +91,9 @@ def _six_bits(values: Floats) -> tuple[Floats, Floats]:
 def _packed(scales: Floats, offsets: Floats) -> NDArray[np.uint8]:
     """Twelve bytes of sixteen numbers of six bits: the last four pairs lend their upper two bits to the first eight bytes."""
     s, t = scales.astype(np.uint8), offsets.astype(np.uint8)
-    first = s[:, :4] | ((s[:, 4:] >> 4) << 6)
-    second = t[:, :4] | ((t[:, 4:] >> 4) << 6)
-    return np.concatenate([first, second, (s[:, 4:] & 15) | ((t[:, 4:] & 15) << 4)], axis=1)
+    first = s[:, :4] | ((s[:, 4:] >> _u(4)) << _u(6))
+    second = t[:, :4] | ((t[:, 4:] >> _u(4)) << _u(6))
+    return np.concatenate([first, second, (s[:, 4:] & _u(15)) | ((t[:, 4:] & _u(15)) << _u(4))], axis=1)
 
 
 def _q6_k(blocks: Floats) -> NDArray[np.uint8]:
@@ -110,10 +112,10 @@ def _q6_k(blocks: Floats) -> NDArray[np.uint8]:
         .astype(np.uint8)
         .reshape(len(blocks), 2, 4, 32)
     )
-    low = codes & 15
-    low = np.stack([low[:, :, 0] | (low[:, :, 2] << 4), low[:, :, 1] | (low[:, :, 3] << 4)], axis=2)
-    high = codes >> 4
-    high = high[:, :, 0] | (high[:, :, 1] << 2) | (high[:, :, 2] << 4) | (high[:, :, 3] << 6)
+    low = codes & _u(15)
+    low = np.stack([low[:, :, 0] | (low[:, :, 2] << _u(4)), low[:, :, 1] | (low[:, :, 3] << _u(4))], axis=2)
+    high = codes >> _u(4)
+    high = high[:, :, 0] | (high[:, :, 1] << _u(2)) | (high[:, :, 2] << _u(4)) | (high[:, :, 3] << _u(6))
     flat = [one.reshape(len(blocks), -1) for one in (low, high, s.view(np.uint8), d.view(np.uint8))]
     return np.concatenate(flat, axis=1)
 

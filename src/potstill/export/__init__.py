@@ -13,7 +13,8 @@ int4.py        a model on that grid; learning through it; packing for compressed
 gguf_file.py   a student as a GGUF file; what such a file holds
 families.py    settings and tensors of a family as llama.cpp names and orders them
 vocabulary.py  a tokenizer as llama.cpp reads it
-blocks.py      weights as GGUF's blocks of bytes
+blocks.py      weights as GGUF's blocks of bytes: which type each matrix is of
+k_quants.py    those of 256 weights
 folder.py      an export's page, Modelfile, sizes by part and lines to copy
 hub.py         a folder to the Hugging Face hub
 """

@@ -37,6 +37,38 @@ def test_exports_that_were_measured_are_shown(tmp_path: Path) -> None:
     assert [cell.value for cell in row.cells] == ["2.0", "0.0002", "99.0%", "23.90", "5", "good"]
 
 
+def test_what_the_student_may_answer_is_shown(tmp_path: Path) -> None:
+    found = {
+        "answering": "token",
+        "said": "The student answers 58.3% of the queries.",
+        "promise": {"share": 0.583, "kept": 0.988},
+        "random": {"same_promise": 0.3},
+        "figures": {"teacher": {"value": 0.4}, "student": {"value": 0.36}},
+        "cost": {"relative": 1.03},
+    }
+    (tmp_path / "route").mkdir()
+    (tmp_path / "route" / "route.json").write_text(json.dumps(found))
+    assert list(deployment_tables(tmp_path)) == []  # the policy is written last
+    (tmp_path / "route" / "policy.json").write_text("{}")
+    [table] = deployment_tables(tmp_path)
+    assert [[cell.value for cell in row.cells] for row in table.rows] == [
+        ["58.3%", "98.8%"],
+        ["30.0%", "97.0%"],
+        ["100.0%", "90.0%"],
+    ]
+    for said in (
+        str(found["said"]),
+        "next tokens of held-out text",
+        "takes 103% of",
+        "Of whole answers nothing is promised",
+    ):
+        assert said in table.note
+    (tmp_path / "route" / "route.json").write_text(json.dumps(found | {"answering": "choice", "cost": None}))
+    [table] = deployment_tables(tmp_path)
+    assert "the questions that it was judged by" in table.note
+    assert "whole answers" not in table.note
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     leave(tmp_path, "export-q8_0", MEASURED)
     (tmp_path / "export-q8_0" / "export.json").write_text("{")

@@ -89,6 +89,8 @@ def _route_table(found: Facts) -> Table:
         else "the questions that it was judged by"
     )
     note = f"{found['said']} Queries: {asked}; the promise is of traffic like them. route/report.html has every share."
+    if found["cost"] is not None:
+        note += f" It takes {found['cost']['relative']:.0%} of what asking the teacher alone takes, as the student is always asked."
     if found["answering"] == "token":
         note += (
             " Of whole answers nothing is promised: calibrate on your own prompts (potstill route) before it serves."

@@ -169,6 +169,8 @@ def test_a_client_that_reads_nothing_frees_the_engine():
             while not sample(door.metrics.text(), "potstill_clients_gone_total") and time.monotonic() < deadline:
                 time.sleep(0.05)
             assert sample(door.metrics.text(), "potstill_clients_gone_total") == 1
+            while student.behaviour.inside and time.monotonic() < deadline:
+                time.sleep(0.05)
             assert (student.behaviour.begun, student.behaviour.inside) == (1, 0)
 
 

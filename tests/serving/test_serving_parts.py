@@ -165,11 +165,11 @@ def test_what_comes_at_once_is_passed_on_at_once() -> None:
             return found, str(error)
         return found, ""
 
-    assert asyncio.run(heard()) == ([b"01234", b"56"], "gone")
+    assert asyncio.run(heard()) == ([b"0", b"1234", b"56"], "gone")
 
 
 def test_an_engine_waits_for_a_slow_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upstreams, "_PIECES", 3)
+    monkeypatch.setattr(upstreams, "_HELD_BYTES", 3)
 
     async def heard() -> list[int]:
         told, counts = [], []
@@ -179,4 +179,4 @@ def test_an_engine_waits_for_a_slow_client(monkeypatch: pytest.MonkeyPatch) -> N
                 await asyncio.sleep(0.01)
         return counts
 
-    assert asyncio.run(heard())[:2] == [3, 5]
+    assert asyncio.run(heard())[:2] == [1, 4]

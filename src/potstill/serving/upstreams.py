@@ -26,8 +26,8 @@ _END_SECONDS = 0.1
 _KEPT_SECONDS = 4.0
 # Each request looks through those that are kept; beyond a few that costs more than a new one.
 _KEPT = 16
-# Chunks of an answer that are held at most: a few thousand tokens, before the engine must wait.
-_PIECES = 1024
+# Of an answer that are held for a client that is slower than its engine, which then waits.
+_HELD_BYTES = 2**18
 # Passed on: the client's own mistakes. Any other status is a failure of the engine, or of how it is set up here.
 _CLIENTS_MISTAKES = (400, 413, 422)
 
@@ -218,10 +218,14 @@ async def pieces_of(reply: httpx.Response) -> AsyncGenerator[bytes]:
     news, room = asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
+        is_first = True
         async for piece in reply.aiter_bytes():
             here.append(piece)
             news.set()
-            if len(here) >= _PIECES:  # the client is slower than the engine
+            if is_first:  # an answer's beginning does not wait for what follows it
+                is_first = False
+                await asyncio.sleep(0)
+            if sum(map(len, here)) >= _HELD_BYTES:
                 room.clear()
                 await room.wait()
 

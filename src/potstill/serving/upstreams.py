@@ -215,17 +215,20 @@ class Upstream:
 async def pieces_of(reply: httpx.Response) -> AsyncGenerator[bytes]:
     """A body, as much of it as is here: httpx gives an engine's chunks one by one, and each would cost a client a packet of its own."""
     here: list[bytes] = []
+    held = 0
     news, room = asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
+        nonlocal held
         is_first = True
         async for piece in reply.aiter_bytes():
             here.append(piece)
+            held += len(piece)
             news.set()
             if is_first:  # an answer's beginning does not wait for what follows it
                 is_first = False
                 await asyncio.sleep(0)
-            if sum(map(len, here)) >= _HELD_BYTES:
+            if held >= _HELD_BYTES:
                 room.clear()
                 await room.wait()
 
@@ -238,6 +241,7 @@ async def pieces_of(reply: httpx.Response) -> AsyncGenerator[bytes]:
             if here:
                 heard = b"".join(here)
                 here.clear()
+                held = 0
                 room.set()
                 yield heard
         reading.result()

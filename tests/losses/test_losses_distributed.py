@@ -19,14 +19,14 @@ from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 from potstill.losses import JensenShannon, SoftLabelLoss
 from potstill.teachers import FakeTeacher
-from potstill.training.loop import _Objective
+from potstill.training.learner import Objective
 from potstill.types import Batch
 
 rank, world, tied = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), sys.argv[2] == "tied"
 torch.manual_seed(0)
 student = LlamaForCausalLM(LlamaConfig(vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
                                        num_attention_heads=2, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2))
-objective = _Objective(student, SoftLabelLoss(JensenShannon(0.3), 2.0, 0.6), None, 61, compiled=False)
+objective = Objective(student, None, 61, compiled=False)
 draw = torch.Generator().manual_seed(1)
 tokens = torch.randint(0, 61, (4, 9), generator=draw)
 weights = (torch.rand(4, 8, generator=draw) > 0.3).float()
@@ -38,7 +38,7 @@ if world > 1:
     for layer in student.model.layers:
         fully_shard(layer)
     fully_shard(objective)
-total, *_ = objective(mine, FakeTeacher(61).label(mine), False)
+total, *_ = objective(mine, FakeTeacher(61).label(mine), SoftLabelLoss(JensenShannon(0.3), 2.0, 0.6), False)
 (total * (world / batch.weight.item())).backward()
 full = lambda gradient: gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
 gradients = {name: full(parameter.grad) for name, parameter in objective.named_parameters()}

@@ -34,7 +34,7 @@ class AveragedTeacher:
         with torch.no_grad():
             for mine, theirs in zip(self._tensors(self.model), self._tensors(student), strict=True):
                 if mine.is_floating_point():
-                    mine.lerp_(theirs.to(mine.dtype), 1 - kept)
+                    mine.lerp_(theirs.to(mine), 1 - kept)
                 else:
                     mine.copy_(theirs)
 

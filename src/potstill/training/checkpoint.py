@@ -17,8 +17,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from potstill.errors import RunDirectoryError
+from potstill.training.sharding import divided_as, whole
 
 _KEPT = 2
 _WRITTEN, _AVERAGE = "written.safetensors", "average.safetensors"
@@ -32,18 +34,23 @@ def save_checkpoint(
     *,
     written: Mapping[str, Tensor] | None = None,
     average: nn.Module | None = None,
+    is_writer: bool = True,
 ) -> Path:
     """Write the state after `step` optimizer steps below `folder`; RunDirectoryError when the disk is full.
 
-    written  text of the student's own that steps to come learn from
-    average  a teacher that is the student's average
+    written    text of the student's own that steps to come learn from
+    average    a teacher that is the student's average
+    is_writer  whether this process writes: all call it, because weights that are divided among them are gathered here
     """
     done = folder / f"step-{step:08d}"
+    weights, moments = _gathered(_weights(student)), _gathered(_optimizer_tensors(student, optimizer))
+    if not is_writer:
+        return done
     part = folder / f"{done.name}.part-{os.getpid()}"
     try:
         part.mkdir(parents=True, exist_ok=True)
-        save_file(_weights(student), part / "student.safetensors")
-        save_file(_optimizer_tensors(student, optimizer), part / "optimizer.safetensors")
+        save_file(weights, part / "student.safetensors")
+        save_file(moments, part / "optimizer.safetensors")
         save_file(_random_state(), part / "random.safetensors")
         if written is not None:
             save_file(dict(written), part / _WRITTEN)
@@ -99,7 +106,7 @@ def load_checkpoint_(
         prefix = f"{name}/"
         saved = {key.removeprefix(prefix): value for key, value in moments.items() if key.startswith(prefix)}
         if saved:
-            optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in saved.items()}
+            optimizer.state[parameter] = {key: divided_as(value, parameter) for key, value in saved.items()}
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
@@ -124,19 +131,29 @@ def _fill_(model: nn.Module, saved: dict[str, Tensor], path: Path) -> None:
         raise RunDirectoryError(f"the checkpoint {path} is of another student: give this run a folder of its own")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(saved[name])
+            tensor.copy_(divided_as(saved[name], tensor))
 
 
 def _weights(student: nn.Module) -> dict[str, Tensor]:
     """Parameters (tied ones once) and persistent buffers."""
     seen: set[int] = set()
+    once = {name for name, _ in student.named_parameters()}
+    twice = {name for name, _ in student.named_parameters(remove_duplicate=False)} - once
     kept = {}
     for name, tensor in student.state_dict().items():
-        if tensor.data_ptr() in seen and tensor.numel():
+        # Of a divided tensor a process may hold nothing, which has no place of its own; its names say which are one.
+        place = 0 if isinstance(tensor, DTensor) else tensor.data_ptr()
+        if name in twice or (place in seen and tensor.numel()):
             continue
-        seen.add(tensor.data_ptr())
+        if place:
+            seen.add(place)
         kept[name] = tensor
     return kept
+
+
+def _gathered(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """All of them whole, in the same order in every process; what was divided comes to the host's memory, one at a time."""
+    return {name: whole(one).cpu() if isinstance(one, DTensor) else one for name, one in tensors.items()}
 
 
 def _optimizer_tensors(student: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

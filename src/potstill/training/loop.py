@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,15 +20,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.errors import DataError, NotFiniteError
-from potstill.losses import FeatureLoss, Measure, Workspace, linear_loss
-from potstill.models import hidden_states
-from potstill.teachers import AveragedTeacher, is_stored, on_device
+from potstill.errors import NotFiniteError
+from potstill.losses import FeatureLoss, Measure
+from potstill.models.processes import join_processes
+from potstill.teachers import AveragedTeacher, on_device
 from potstill.training.annealing import Annealing, Marks, measures_of
 from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
-from potstill.training.features import Features, GradientShares, Terms, first_input, shares_of
+from potstill.training.features import GradientShares, shares_of
+from potstill.training.learner import learner_of
 from potstill.training.on_policy import OnPolicy, Written, begin_writing
+from potstill.training.passes import ahead, divided
 from potstill.training.schedule import Cosine, Schedule
+from potstill.training.sharding import keeping_gradients, sharded_teacher, sharding_of, whole
 from potstill.types import Batch, Labels, Teacher
 
 
@@ -105,112 +107,55 @@ def train(
     `annealing` changes the measure's alpha from step to step; in a step where it is 0 no teacher is asked.
 
     With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On
-    CPU, a run that was killed and resumed gives the same bits as one that was not. Raises NotFiniteError when loss or
-    gradient stop being numbers.
+    CPU, a run that was killed and resumed gives the same bits as one that was not. Under FSDP2 a divided copy learns, and the student
+    that was given has its weights at the end. Raises NotFiniteError when loss or gradient stop being numbers.
     """
-    accelerator = Accelerator()
+    accelerator = join_processes()
+    sharding = sharding_of(accelerator)
     torch.manual_seed(settings.seed)
     student.train()
     measures = measures_of(measure, annealing, settings.steps, compiled=settings.compile_loss)
     if settings.gradient_checkpointing:
         student.activation_checkpointing_enable({"use_reentrant": False})
     size = teacher.num_tokens if teacher is not None else None
-    student.to(accelerator.device)
+    learner = learner_of(student, features, accelerator, sharding=sharding, size=size, compiled=settings.compile_loss)
     average = teacher.model.to(accelerator.device) if isinstance(teacher, AveragedTeacher) else None  # type: ignore[arg-type]
-    beside = None if features is None else Features(features).to(accelerator.device)
-    learning = _learning(student, beside)
-    optimizer = adamw(learning, settings)
+    optimizer = adamw(learner.working, settings)
     newest = None if folder is None else newest_checkpoint(folder)
-    done = 0 if newest is None else load_checkpoint_(newest, learning, optimizer, average=average)
+    done = 0 if newest is None else load_checkpoint_(newest, learner.working, optimizer, average=average)
+    learner.gather_()
     asked = teacher if measures.need_teacher or features is not None else None
-    objective = accelerator.prepare_model(_Objective(student, beside, size, compiled=settings.compile_loss))
+    asked = asked if sharding is None else sharded_teacher(asked, sharding, accelerator.device)
     own, text = None, batches
     if isinstance(text, OnPolicy):
         kept = None if newest is None else load_written(newest)
-        own = text = begin_writing(text, student, asked, measures.least, accelerator, dtype=settings.dtype, kept=kept)
-    work = _divided(text.from_step(done), asked, accelerator, settings)
+        own = text = begin_writing(text, student, asked, measures.least, sharding, dtype=settings.dtype, kept=kept)
+    # Where each pass gathers weights, all processes make as many passes as each other.
+    work = divided(text.from_step(done), asked, accelerator, settings.micro_rows, in_step=sharding is not None)
     # What a student writes must be of the weights it has in that step: nothing of it is made ahead.
-    work = _ahead(work) if own is None else work
+    work = ahead(work) if own is None else work
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch, parts = next(work)
         rate = _set_rate_(optimizer, settings, index)
-        marks = Marks(measures.of_step(index), asked, beside)
-        means, found = _gradient_of_step(accelerator, objective, marks, batch, parts, settings, index + 1)
-        norm = float(accelerator.clip_grad_norm_(learning.parameters(), settings.max_gradient_norm) or 0.0)
+        marks = Marks(measures.of_step(index), asked, learner.features)
+        means, found = _gradient_of_step(accelerator, learner.objective, marks, batch, parts, settings, index + 1)
+        norm = whole(accelerator.clip_grad_norm_(learner.working.parameters(), settings.max_gradient_norm)).item()
         refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if average is not None or index + 1 == settings.steps:
+            learner.gather_()
         if isinstance(teacher, AveragedTeacher):
             teacher.follow_(student, index + 1)
         written, text_left = (None, None) if own is None else (own.of_step(index), own.state())
         step = replace(_step(index + 1, means, batch, marks, rate, norm, started), written=written, shares=found)
-        if folder is not None and accelerator.is_main_process and _is_due(step.index, settings):
-            save_checkpoint(folder, step.index, learning, optimizer, written=text_left, average=average)
-        yield step
-
-
-def _ahead(work: Iterator[_Work]) -> Iterator[_Work]:
-    """The same work, each step's made ready while the one before is learned from."""
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        coming = worker.submit(next, work)
-        while True:
-            ready = coming.result()
-            coming = worker.submit(next, work)
-            yield ready
-
-
-# A step's batch, and its passes: what one of them reads, and its labels where they need no model.
-_Work = tuple[Batch, list[tuple[Batch, Labels | None]]]
-
-
-def _divided(
-    batches: Iterator[Batch], teacher: Teacher | None, accelerator: Accelerator, settings: TrainingSettings
-) -> Iterator[_Work]:
-    """This process's share of each step in passes. Stored labels are read here, beside the step before."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    stored = teacher if is_stored(teacher) else None
-    for batch in batches:
-        if len(batch.inputs) < world:
-            raise DataError(
-                f"a step has {len(batch.inputs)} sequences and there are {world} processes: raise training.rows"
+        if folder is not None and _is_due(step.index, settings):
+            is_writer, state = accelerator.is_main_process, learner.working
+            save_checkpoint(
+                folder, step.index, state, optimizer, written=text_left, average=average, is_writer=is_writer
             )
-        # No process is left without rows: it would not take part in the reduction.
-        bounds = [place * len(batch.inputs) // world for place in (rank, rank + 1)]
-        mine = batch.rows(*bounds)
-        parts = mine.split(settings.micro_rows or max(1, len(mine.inputs)))
-        yield batch, [(part, None if stored is None else stored.label(part)) for part in parts]
-
-
-class _Objective(nn.Module):
-    """The student with its loss, so that distributed wrappers see one forward pass that ends in the loss."""
-
-    def __init__(
-        self,
-        student: PreTrainedModel,
-        features: Features | None,
-        size: int | None,
-        *,
-        compiled: bool,
-    ) -> None:
-        super().__init__()
-        self.student, self.features, self.size, self.compiled = student, features, size, compiled
-        self.workspace = Workspace()
-
-    def forward(
-        self, batch: Batch, targets: Labels | None, measure: Measure, with_first_input: bool
-    ) -> tuple[Tensor, Terms, dict[str, Tensor], list[Tensor]]:
-        """(sum over predictions, each feature's sum over positions, parts of the first, what goes into the first layer if asked for)."""
-        added = None if self.features is None else self.features.measure
-        layers, attention = ((), ()) if added is None else (added.student_layers, added.student_attention)
-        with first_input(self.student, wanted=with_first_input) as anchor:
-            states = hidden_states(self.student, batch, size=self.size, layers=layers, attention=attention)
-        counted = batch.counted
-        tokens, weights = batch.targets[counted], batch.weights[counted]
-        labels = targets if measure.needs_teacher else None
-        loss = linear_loss(states, labels, tokens, weights, measure, workspace=self.workspace, compiled=self.compiled)
-        terms = {} if self.features is None else self.features.sums(states, targets, batch.contexts)
-        return loss.total, terms, dict(loss.parts), anchor
+        yield step
 
 
 def _gradient_of_step(
@@ -285,14 +230,7 @@ def _over_processes(accelerator: Accelerator, sums: dict[str, Tensor]) -> dict[s
 
 def _sync(accelerator: Accelerator, objective: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     """Gradients travel between processes once a step, with its last micro-batch."""
-    return nullcontext() if is_last else accelerator.no_sync(objective)
-
-
-def _learning(student: PreTrainedModel, features: Features | None) -> nn.Module:
-    """What has weights that learn: the student, and projections of features where there are any."""
-    if features is None or not features.has_state:
-        return student
-    return nn.ModuleDict({"student": student, "features": features})
+    return nullcontext() if is_last else keeping_gradients(objective, accelerator)
 
 
 def _set_rate_(optimizer: torch.optim.Optimizer, settings: TrainingSettings, index: int) -> float:

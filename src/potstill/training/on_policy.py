@@ -15,7 +15,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedType, PartialState
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
@@ -28,6 +28,7 @@ from potstill.losses import Measure
 from potstill.models import Companion, Sampling, complete, task_of
 from potstill.models.generating import held_in
 from potstill.teachers import LiveTeacher, stored_among
+from potstill.training.sharding import Sharding
 from potstill.types import Batch, Teacher
 
 # Prompts that are gone on from at once: enough to fill a small device, little memory for the cache.
@@ -205,7 +206,7 @@ def begin_writing(
     student: PreTrainedModel,
     teacher: Teacher | None,
     measure: Measure,
-    accelerator: Accelerator,
+    sharding: Sharding | None,
     *,
     dtype: torch.dtype,
     kept: Mapping[str, Tensor] | None,
@@ -227,9 +228,9 @@ def begin_writing(
         raise ModelError(f"a {type(teacher).__name__} can't write along: set teacher_share = 0, or use a live teacher")
     if plan.teacher_share and plan.sampling.temperature == 0:
         raise ModelError("temperature = 0 draws nothing, so the teacher has no share in it: set teacher_share = 0")
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    if sharding is not None:
         raise ModelError(
-            f"a student whose weights are divided among processes ({accelerator.distributed_type.value}) can't write: give each process "
-            "all of them (accelerate launch --multi_gpu)"
+            "a student whose weights are divided among processes (FSDP2) can't write: give each process all of them (DDP, as in "
+            "recipes/accelerate/ddp.yaml)"
         )
     return StudentText(plan, student, teacher, dtype=dtype, kept=kept)

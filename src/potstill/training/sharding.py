@@ -1,0 +1,110 @@
+"""Weights divided among processes by FSDP2 (`fully_shard`), and made whole again.
+
+The student that is given stays whole and plain, in the memory of the host; what learns is a divided copy of it. So checkpoints are the
+same files whatever the number of processes, and who saves or scores a student needs to know nothing of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from potstill.models import layers_of
+from potstill.models.processes import fsdp_plugin
+from potstill.teachers import LiveTeacher
+from potstill.types import Teacher
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """Over which processes weights are divided, whether a layer's are given back after its forward pass, and where they wait."""
+
+    mesh: DeviceMesh
+    reshard: bool
+    offload: OffloadPolicy
+
+
+def sharding_of(processes: Accelerator) -> Sharding | None:
+    """As accelerate's configuration says; None where each process has all weights."""
+    if (plugin := fsdp_plugin(processes)) is None:
+        return None
+    assert isinstance(plugin.cpu_offload, OffloadPolicy)
+    mesh = init_device_mesh(processes.device.type, (processes.num_processes,))
+    return Sharding(mesh, bool(plugin.reshard_after_forward), plugin.cpu_offload)
+
+
+def shard_(root: nn.Module, layers: Iterable[nn.Module], sharding: Sharding) -> None:
+    """Divide a module that is called whole: a unit each layer, and one of all else, embeddings and head among it.
+
+    The last is gathered once a forward pass and kept until its backward pass is done, so that the loss finds the head's weight whole.
+    """
+    for layer in layers:
+        fully_shard(layer, mesh=sharding.mesh, reshard_after_forward=sharding.reshard, offload_policy=sharding.offload)
+    fully_shard(root, mesh=sharding.mesh, offload_policy=sharding.offload)
+
+
+def sharded_teacher(teacher: Teacher | None, sharding: Sharding, device: torch.device) -> Teacher | None:
+    """The same teacher with the weights of its layers divided; embeddings and head stay whole. Others than live ones stay as they are.
+
+    The model that was given moves to the host's memory, where it stays whole.
+    """
+    if not isinstance(teacher, LiveTeacher):
+        return teacher
+    teacher.model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
+    model = deepcopy(teacher.model)
+    layers = layers_of(model)
+    inside = {weight for layer in layers for weight in layer.parameters()}
+    rest = {weight for weight in model.parameters() if weight not in inside}
+    for weight in rest:
+        weight.data = weight.data.to(device)
+    for layer in layers:
+        fully_shard(layer, mesh=sharding.mesh, reshard_after_forward=True, offload_policy=sharding.offload)
+    fully_shard(
+        model.base_model, mesh=sharding.mesh, ignored_params=rest
+    )  # it has no weights, and knows which layer comes next
+    return LiveTeacher(model, size=teacher.num_tokens, layers=teacher.layers, attention=teacher.attention)
+
+
+@contextmanager
+def keeping_gradients(objective: nn.Module, processes: Accelerator) -> Iterator[None]:
+    """Inside, gradients add up in each process and are not exchanged."""
+    if not isinstance(objective, FSDPModule):
+        with processes.no_sync(objective):
+            yield
+        return
+    objective.set_requires_gradient_sync(False)
+    try:
+        yield
+    finally:
+        objective.set_requires_gradient_sync(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor, gathered where it is divided: all processes have to ask for it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def divided_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """A whole tensor that each process has, on the other's device and divided as the other is."""
+    tensor = tensor.to(other.device)
+    if not isinstance(other, DTensor) or tensor.ndim == 0:
+        return tensor
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+
+
+def gather_(plain: nn.Module, divided: nn.Module) -> None:
+    """Fill the plain module with what the divided one has, in every process."""
+    mine = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+    theirs = {**dict(divided.named_parameters()), **dict(divided.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            tensor.copy_(whole(theirs[name]))

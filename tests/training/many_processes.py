@@ -1,0 +1,172 @@
+"""For the tests here: small trainings by name, in one process or in several that a test begins.
+
+The rows of a step are completions: prompts weigh nothing, so that processes have unequal weights, sometimes none; the number of rows
+changes from step to step and is no multiple of the processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "soft_labels"))
+from fake_labels import CONTEXT, TOKENS, corpus_of, labelled, manifest_of
+
+from potstill.data import PackedBatches, TokenCorpus
+from potstill.export import learning_through_
+from potstill.losses import FeatureLoss, ForwardKL, HiddenLoss, JensenShannon, SoftLabelLoss
+from potstill.soft_labels import Sampled, Store
+from potstill.students import add_lora
+from potstill.teachers import AveragedTeacher, LiveTeacher, StoredTeacher
+from potstill.training import TrainingSettings, train
+from potstill.types import Batch, Teacher
+
+STEPS = 50
+_SAMPLES = 40
+_ROWS = (5, 4, 3, 7, 2)
+DDP = {"ACCELERATE_USE_CPU": "true"}
+FSDP2 = DDP | {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Completions, in steps of several sizes."""
+
+    corpus: TokenCorpus
+
+    def from_step(self, step: int) -> Iterator[Batch]:
+        """The batch of each step is a function of its number."""
+        for number, batch in enumerate(PackedBatches(self.corpus, CONTEXT, max(_ROWS)).from_step(step), step):
+            yield batch.rows(0, _ROWS[number % len(_ROWS)])
+
+
+def corpus() -> TokenCorpus:
+    """Prompts of 5 tokens, with answers of 1 to 20."""
+    sizes = np.random.default_rng(5).integers(6, 26, _SAMPLES).tolist()
+    return corpus_of(sizes, samples=tuple(range(_SAMPLES)))
+
+
+def llama(*, layers: int, width: int, seed: int, tied: bool = True) -> LlamaForCausalLM:
+    """Weights of another scale than fresh ones, so that losses differ from step to step."""
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=TOKENS,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            tie_word_embeddings=tied,
+            bos_token_id=1,
+            eos_token_id=2,
+            initializer_range=0.1,
+        )
+    )
+
+
+def trained(
+    case: str, *, steps: int = STEPS, until: int | None = None, folder: Path | None = None, store: Path | None = None
+) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
+    """(losses, norms of the gradient, and parts a step; the student's weights) of the training of that name, stopped after `until` steps."""
+    text = corpus()
+    student = llama(layers=2, width=16, seed=3, tied=case != "untied")
+    teacher: Teacher = LiveTeacher(llama(layers=3, width=32, seed=9), size=TOKENS, layers=(1, 2) if case == "features" else ())
+    measure, features = SoftLabelLoss(ForwardKL(), temperature=2.0, alpha=0.7), None
+    settings: dict[str, object] = {"learning_rate": 1e-2, "micro_rows": 1 if case == "untied" else 2}
+    if case == "store":
+        assert store is not None
+        measure = SoftLabelLoss(ForwardKL(), alpha=0.7)
+        teacher = StoredTeacher(Store(store), text, tokenizer="bytes", measure=measure)
+    elif case == "average":
+        teacher = AveragedTeacher(llama(layers=2, width=16, seed=3), size=TOKENS, decay=0.9)
+    elif case == "features":
+        pairs, projection = ((0, 1), (1, 2)), "zeros"
+        features = FeatureLoss((HiddenLoss(pairs, 0.5, projection=projection),), balance="dynamic", shares_every=10)
+    elif case == "lora":
+        add_lora(student, rank=4, alpha=8.0)
+    elif case == "checkpointing":
+        settings["gradient_checkpointing"] = True
+        measure = SoftLabelLoss(JensenShannon(0.3), temperature=1.5, alpha=0.5)
+    found: dict[str, list[float]] = {"loss": [], "norm": []}
+    settings |= {"steps": steps, "checkpoint_every": until}
+    with learning_through_(student, 16) if case == "int4" else nullcontext():
+        for step in train(
+            student, teacher, Ragged(text), measure, TrainingSettings(**settings), folder=folder, features=features
+        ):
+            for name, value in {"loss": step.loss, "norm": step.gradient_norm, **step.parts, **step.shares}.items():
+                found.setdefault(name, []).append(value)
+            if step.index == until:
+                break
+    return found, {name: tensor.detach().clone() for name, tensor in student.state_dict().items()}
+
+
+def make_store(folder: Path) -> Path:
+    """Stored labels of the corpus."""
+    labelled(folder, corpus(), manifest_of(Sampled(0.1)))
+    return folder
+
+
+def begin(world: int, script: list[str], environment: Mapping[str, str]) -> list[subprocess.Popen[str]]:
+    """The processes of one run on this machine, as a launcher begins them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    sizes = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    return [
+        subprocess.Popen(
+            [sys.executable, *script],
+            env=os.environ | address | sizes | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def together(
+    cases: list[dict], out: Path, environment: Mapping[str, str], *, world: int = 2
+) -> dict[str, tuple[dict[str, list[float]], dict[str, torch.Tensor]]]:
+    """What `trained` gives for each of the cases in so many processes, by the name of the case."""
+    ranks = begin(world, [__file__, str(out), json.dumps(cases)], environment)
+    for rank in ranks:
+        said, errors = rank.communicate(timeout=240)
+        assert rank.returncode == 0, said + errors[-3000:]
+    return {
+        case["case"]: (json.loads((out / f"{case['case']}.json").read_text()), load_file(out / f"{case['case']}.safetensors"))
+        for case in cases
+    }
+
+
+def main() -> None:
+    """In one of several processes."""
+    from accelerate import PartialState
+
+    out = Path(sys.argv[1])
+    out.mkdir(exist_ok=True)
+    for case in json.loads(sys.argv[2]):
+        paths = {name: Path(case[name]) for name in ("folder", "store") if case.get(name)}
+        found, weights = trained(**{**case, **paths})
+        if PartialState().is_main_process:
+            (out / f"{case['case']}.json").write_text(json.dumps(found))
+            once = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+            save_file(once, out / f"{case['case']}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

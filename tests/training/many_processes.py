@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from fake_labels import CONTEXT, TOKENS, corpus_of, labelled, manifest_of
 
 from potstill.data import PackedBatches, TokenCorpus
 from potstill.export import learning_through_
-from potstill.losses import FeatureLoss, ForwardKL, HiddenLoss, JensenShannon, SoftLabelLoss
+from potstill.losses import FeatureLoss, ForwardKL, HiddenLoss, JensenShannon, Projection, SoftLabelLoss
 from potstill.soft_labels import Sampled, Store
 from potstill.students import add_lora
 from potstill.teachers import AveragedTeacher, LiveTeacher, StoredTeacher
@@ -81,12 +81,16 @@ def llama(*, layers: int, width: int, seed: int, tied: bool = True) -> LlamaForC
 def trained(
     case: str, *, steps: int = STEPS, until: int | None = None, folder: Path | None = None, store: Path | None = None
 ) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
-    """(losses, norms of the gradient, and parts a step; the student's weights) of the training of that name, stopped after `until` steps."""
+    """(losses, norms, parts and shares a step; the student's weights) of the training of that name, stopped after `until` steps."""
     text = corpus()
     student = llama(layers=2, width=16, seed=3, tied=case != "untied")
-    teacher: Teacher = LiveTeacher(llama(layers=3, width=32, seed=9), size=TOKENS, layers=(1, 2) if case == "features" else ())
+    teacher: Teacher = LiveTeacher(
+        llama(layers=3, width=32, seed=9), size=TOKENS, layers=(1, 2) if case == "features" else ()
+    )
     measure, features = SoftLabelLoss(ForwardKL(), temperature=2.0, alpha=0.7), None
-    settings: dict[str, object] = {"learning_rate": 1e-2, "micro_rows": 1 if case == "untied" else 2}
+    settings = TrainingSettings(
+        steps, learning_rate=1e-2, micro_rows=1 if case == "untied" else 2, checkpoint_every=until
+    )
     if case == "store":
         assert store is not None
         measure = SoftLabelLoss(ForwardKL(), alpha=0.7)
@@ -94,19 +98,16 @@ def trained(
     elif case == "average":
         teacher = AveragedTeacher(llama(layers=2, width=16, seed=3), size=TOKENS, decay=0.9)
     elif case == "features":
-        pairs, projection = ((0, 1), (1, 2)), "zeros"
+        pairs, projection = ((0, 1), (1, 2)), Projection(16, 32)
         features = FeatureLoss((HiddenLoss(pairs, 0.5, projection=projection),), balance="dynamic", shares_every=10)
     elif case == "lora":
         add_lora(student, rank=4, alpha=8.0)
     elif case == "checkpointing":
-        settings["gradient_checkpointing"] = True
+        settings = replace(settings, gradient_checkpointing=True)
         measure = SoftLabelLoss(JensenShannon(0.3), temperature=1.5, alpha=0.5)
     found: dict[str, list[float]] = {"loss": [], "norm": []}
-    settings |= {"steps": steps, "checkpoint_every": until}
     with learning_through_(student, 16) if case == "int4" else nullcontext():
-        for step in train(
-            student, teacher, Ragged(text), measure, TrainingSettings(**settings), folder=folder, features=features
-        ):
+        for step in train(student, teacher, Ragged(text), measure, settings, folder=folder, features=features):
             for name, value in {"loss": step.loss, "norm": step.gradient_norm, **step.parts, **step.shares}.items():
                 found.setdefault(name, []).append(value)
             if step.index == until:
@@ -129,7 +130,7 @@ def begin(world: int, script: list[str], environment: Mapping[str, str]) -> list
     return [
         subprocess.Popen(
             [sys.executable, *script],
-            env=os.environ | address | sizes | environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env=os.environ | address | sizes | dict(environment) | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -147,7 +148,10 @@ def together(
         said, errors = rank.communicate(timeout=240)
         assert rank.returncode == 0, said + errors[-3000:]
     return {
-        case["case"]: (json.loads((out / f"{case['case']}.json").read_text()), load_file(out / f"{case['case']}.safetensors"))
+        case["case"]: (
+            json.loads((out / f"{case['case']}.json").read_text()),
+            load_file(out / f"{case['case']}.safetensors"),
+        )
         for case in cases
     }
 

@@ -5,6 +5,7 @@ A user's mistake ends with one message and exit code 2, an interruption with 130
 app.py       the verbs put together, and what a failure looks like
 demo.py compress.py distill.py write.py label.py inspect.py import_labels.py export_labels.py prune.py check.py plan.py preview.py
 evaluate.py information.py route.py export.py draft.py report.py recipes.py serve.py   one verb each
+fellows.py   one run in many processes: who speaks when one fails
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
 staging.py   a run made of runs, from beginning to end

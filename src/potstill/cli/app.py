@@ -32,9 +32,10 @@ from potstill.cli import (
     serve,
     write,
 )
+from potstill.cli.fellows import check_is_shared, is_first_to_fail
 from potstill.errors import PotstillError
 
-_MISTAKE, _INTERRUPTED = 2, 130
+_DEFECT, _MISTAKE, _INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
     name="potstill",
@@ -71,15 +72,18 @@ def _answering(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def answering(*arguments: object, **options: object) -> None:
         try:
+            check_is_shared(verb.__name__.replace("_", "-"))
             verb(*arguments, **options)
         except KeyboardInterrupt:
             _end("interrupted. What was finished is kept: the same command goes on from there", _INTERRUPTED)
         except PotstillError as error:
             _end(str(error), _MISTAKE)
         except (MemoryError, RuntimeError, OSError) as error:
-            if (advice := _advice(error)) is None:
+            if (advice := _advice(error)) is not None:
+                _end(advice, _MISTAKE)
+            if isinstance(error, typer.Exit) or is_first_to_fail():
                 raise
-            _end(advice, _MISTAKE)
+            raise typer.Exit(_DEFECT) from None
 
     return answering
 
@@ -102,7 +106,8 @@ def _advice(error: Exception) -> str | None:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    typer.echo(f"potstill: {message}", err=True)
+    if is_first_to_fail():
+        typer.echo(f"potstill: {message}", err=True)
     raise typer.Exit(code)
 
 

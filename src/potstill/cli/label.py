@@ -18,15 +18,14 @@ def label(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and bytes; store nothing.")] = False,
 ) -> None:
     """Store the teacher's soft labels of the text that a RECIPE learns from; again after a kill, it labels what is missing."""
-    from accelerate import Accelerator
-
     from potstill.cli.console import new_console
     from potstill.cli.labelling import print_plan, saying, watch_labelling
+    from potstill.models import join_processes
     from potstill.recipe import build_labelling, labels_folder, load_recipe
 
     decoded = load_recipe(recipe, sets=sets or [])
     folder = out or labels_folder(decoded, Path("runs") / decoded.name)
-    processes = Accelerator()
+    processes = join_processes()
     console = new_console()
     console.quiet = not processes.is_main_process
     if dry_run:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from accelerate import Accelerator
 from rich.console import Console
 from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
@@ -14,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from potstill.cli.tables import print_scores
 from potstill.cli.watching import Watching
 from potstill.data import preview
-from potstill.models import task_of
+from potstill.models import join_processes, task_of
 from potstill.recipe import BuiltJob, Recipe, build_job, recipe_toml
 from potstill.reports import write_report
 from potstill.reports.distillation import distillation_page
@@ -28,7 +27,7 @@ _PREVIEWED_TOKENS = 40
 def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
     """Build the objects, check them, train what is not trained, measure, and leave scores.json and report.html."""
     disable_progress_bar()
-    processes = Accelerator()  # before anybody asks where to compute: it alone reads what `accelerate launch` said
+    processes = join_processes()  # before anybody asks where to compute: it alone reads what `accelerate launch` said
     console.quiet = not processes.is_main_process
     # The main process prepares the folder; the others find it prepared.
     with processes.main_process_first():

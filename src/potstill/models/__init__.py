@@ -25,6 +25,7 @@ that is the truth.
     precision.py  faster_dtype, matmul_speed        bf16 or fp32: measured on this device
     precision.py  holds_exactly, hold_in_           a frozen model in the dtype it is run in
     precision.py  this_device, on_this_device       where this process computes
+    processes.py  join_processes, fsdp_plugin       one run in many processes, as accelerate's configuration says
     save.py       save_model, saved_whole           write beside, then rename
 """
 
@@ -34,6 +35,7 @@ from potstill.models.generating import Companion, complete, ends_of
 from potstill.models.layers import layers_of, layers_path, without_layer
 from potstill.models.load import load_model, load_shape, load_tokenizer
 from potstill.models.precision import faster_dtype, hold_in_, holds_exactly, matmul_speed, on_this_device, this_device
+from potstill.models.processes import fsdp_plugin, join_processes
 from potstill.models.sampling import Sampling, cut, draw
 from potstill.models.save import save_model, saved_whole
 from potstill.models.sizes import Size, check_context, size_of
@@ -54,12 +56,14 @@ __all__ = [
     "ends_of",
     "faster_dtype",
     "few_tokens",
+    "fsdp_plugin",
     "head_layer",
     "head_of",
     "hidden_states",
     "hold_in_",
     "holds_exactly",
     "is_causal",
+    "join_processes",
     "layers_of",
     "layers_path",
     "load_model",

@@ -17,23 +17,19 @@ _REFUSED = {
 }
 
 
-def num_launched() -> int:
-    """How many processes a launcher says there are; 1 without one."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def join_processes() -> Accelerator:
     """This process among the others of its run; alone, where no launcher began it. Without an accelerator they meet on the CPU (gloo).
 
     Raises RecipeError for what a launcher was told that would change the numbers or be left out without a word: number formats and
     accumulation (the recipe says both), engines that this loop doesn't know, weights that only the first process reads.
     """
-    launched = num_launched()
-    processes = Accelerator(cpu=launched > 1 and not torch.accelerator.is_available())
+    are_many = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    processes = Accelerator(cpu=are_many and not torch.accelerator.is_available())
+    launched = int(os.environ.get("WORLD_SIZE", "1"))  # under MPI accelerate has set it by now
     if processes.num_processes != launched:
         raise RecipeError(
             f"the launcher began {launched} processes and this one knows of {processes.num_processes}: each would do the whole run by "
-            "itself. Call join_processes() before anything asks where to compute, and give each process a device (or ACCELERATE_USE_CPU=true)"
+            "itself. Join them before anything asks where to compute, and give each a device (or ACCELERATE_USE_CPU=true)"
         )
     if (name := _REFUSED.get(processes.distributed_type)) is not None or processes.parallelism_config is not None:
         raise RecipeError(
@@ -79,6 +75,6 @@ def fsdp_plugin(processes: Accelerator) -> FullyShardedDataParallelPlugin | None
         )
     if plugin.activation_checkpointing:
         raise RecipeError(
-            "fsdp_activation_checkpointing is true, and that is the recipe's to say (training.gradient_checkpointing = true): set it to false"
+            "fsdp_activation_checkpointing is true, and the recipe says that (training.gradient_checkpointing = true): set it to false"
         )
     return plugin

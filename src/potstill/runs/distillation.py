@@ -72,7 +72,8 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
             folder.forget_checkpoints(arm.name)
     student = on_this_device(load_model(folder.of_arm(STUDENT) / "student", dtype=job.teacher.model.dtype))
     sizes = {"teacher": size_of(job.teacher.model), STUDENT: size_of(student)}
-    if job.speed and not (folder.path / _SPEEDS).exists():
+    # One process alone: those of one machine would time each other.
+    if job.speed and folder.is_written_here and not (folder.path / _SPEEDS).exists():
         yield Stage("timing teacher and student")
         on_this_device(job.teacher.model)
         timed = {"teacher": speed(job.teacher.model), STUDENT: speed(student)}

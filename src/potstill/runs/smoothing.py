@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 import torch
+from accelerate import PartialState
 
 from potstill.losses import TranslatedLoss
 from potstill.losses.support import over_students_tokens
@@ -30,6 +31,7 @@ def smoothing_teacher(job: Job, folder: RunFolder, marker: Teacher) -> Smoothing
         entropy = _mean_entropy(_asked(job, folder, marker), job, temperature)
         share = smoothing_of_entropy(entropy, job.teacher.num_tokens)
         folder.write_json(_FILE, {"entropy": entropy, "share": share, "temperature": temperature})
+    PartialState().wait_for_everyone()
     share = float(str(folder.read_json(_FILE)["share"]))
     return SmoothingTeacher(job.teacher.num_tokens, share, temperature)
 

@@ -49,4 +49,6 @@ def tracking(names: Sequence[str], folder: Path) -> Iterator[Callable[[Arm, Step
     try:
         yield log
     finally:
-        accelerator.end_training()
+        # Not end_training: it parts the processes, and they go on together.
+        for tracker in accelerator.trackers:
+            tracker.finish()

@@ -7,6 +7,9 @@ Out: a `Step` after each optimizer step; the caller logs, evaluates, saves or st
         print(step.index, step.loss)
 
 loop.py        the loop, on Accelerate: one screen
+learner.py     who learns, and what is called for it: the student with its loss, whole or divided
+passes.py      a step's batch in passes, each process its own rows
+sharding.py    weights divided among processes (FSDP2), and made whole again
 features.py    what is learned beside the student where features are compared; shares of the gradient
 schedule.py    learning rate over the steps: Cosine, Linear, Constant, WarmupStableDecay
 annealing.py   Annealing: the teacher's share of the loss over the steps

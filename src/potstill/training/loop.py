@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from potstill.errors import NotFiniteError
 from potstill.losses import FeatureLoss, Measure
-from potstill.models.processes import join_processes
+from potstill.models import join_processes
 from potstill.teachers import AveragedTeacher, on_device
 from potstill.training.annealing import Annealing, Marks, measures_of
 from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
@@ -140,7 +140,8 @@ def train(
         rate = _set_rate_(optimizer, settings, index)
         marks = Marks(measures.of_step(index), asked, learner.features)
         means, found = _gradient_of_step(accelerator, learner.objective, marks, batch, parts, settings, index + 1)
-        norm = whole(accelerator.clip_grad_norm_(learner.working.parameters(), settings.max_gradient_norm)).item()
+        norm = accelerator.clip_grad_norm_(learner.working.parameters(), settings.max_gradient_norm)
+        norm = 0.0 if norm is None else whole(norm).item()
         refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

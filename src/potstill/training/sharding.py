@@ -18,8 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from potstill.models import layers_of
-from potstill.models.processes import fsdp_plugin
+from potstill.models import fsdp_plugin, layers_of
 from potstill.teachers import LiveTeacher
 from potstill.types import Teacher
 

@@ -34,10 +34,13 @@ from potstill.training import TrainingSettings, train
 from potstill.types import Batch, Teacher
 
 STEPS = 50
+# Of each step: losses, norms, parts and shares; and the student's weights at the end.
+Trained = tuple[dict[str, list[float]], dict[str, torch.Tensor]]
 _SAMPLES = 40
 _ROWS = (5, 4, 3, 7, 2)
 DDP = {"ACCELERATE_USE_CPU": "true"}
 FSDP2 = DDP | {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+OFFLOADED = FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def llama(*, layers: int, width: int, seed: int, tied: bool = True) -> LlamaForC
 
 def trained(
     case: str, *, steps: int = STEPS, until: int | None = None, folder: Path | None = None, store: Path | None = None
-) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
-    """(losses, norms, parts and shares a step; the student's weights) of the training of that name, stopped after `until` steps."""
+) -> Trained:
+    """The training of that name, stopped after `until` steps; gone on with, where the folder has a checkpoint."""
     text = corpus()
     student = llama(layers=2, width=16, seed=3, tied=case != "untied")
     teacher: Teacher = LiveTeacher(
@@ -140,19 +143,15 @@ def begin(world: int, script: list[str], environment: Mapping[str, str]) -> list
 
 
 def together(
-    cases: list[dict], out: Path, environment: Mapping[str, str], *, world: int = 2
-) -> dict[str, tuple[dict[str, list[float]], dict[str, torch.Tensor]]]:
-    """What `trained` gives for each of the cases in so many processes, by the name of the case."""
-    ranks = begin(world, [__file__, str(out), json.dumps(cases)], environment)
+    cases: Mapping[str, Mapping[str, object]], out: Path, environment: Mapping[str, str], *, world: int = 2
+) -> dict[str, Trained]:
+    """What `trained` gives in so many processes for what is asked under each name."""
+    ranks = begin(world, [__file__, str(out), json.dumps(cases, default=str)], environment)
     for rank in ranks:
         said, errors = rank.communicate(timeout=240)
         assert rank.returncode == 0, said + errors[-3000:]
     return {
-        case["case"]: (
-            json.loads((out / f"{case['case']}.json").read_text()),
-            load_file(out / f"{case['case']}.safetensors"),
-        )
-        for case in cases
+        name: (json.loads((out / f"{name}.json").read_text()), load_file(out / f"{name}.safetensors")) for name in cases
     }
 
 
@@ -162,13 +161,12 @@ def main() -> None:
 
     out = Path(sys.argv[1])
     out.mkdir(exist_ok=True)
-    for case in json.loads(sys.argv[2]):
-        paths = {name: Path(case[name]) for name in ("folder", "store") if case.get(name)}
-        found, weights = trained(**{**case, **paths})
+    for name, asked in json.loads(sys.argv[2]).items():
+        paths = {what: Path(asked[what]) for what in ("folder", "store") if what in asked}
+        found, weights = trained(**{**asked, **paths})
         if PartialState().is_main_process:
-            (out / f"{case['case']}.json").write_text(json.dumps(found))
-            once = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
-            save_file(once, out / f"{case['case']}.safetensors")
+            (out / f"{name}.json").write_text(json.dumps(found))
+            save_file({one: tensor.contiguous() for one, tensor in weights.items()}, out / f"{name}.safetensors")
     torch.distributed.destroy_process_group()
 
 

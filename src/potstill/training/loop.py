@@ -131,7 +131,10 @@ def train(
         kept = None if newest is None else load_written(newest)
         own = text = begin_writing(text, student, asked, measures.least, sharding, dtype=settings.dtype, kept=kept)
     # Where each pass gathers weights, all processes make as many passes as each other.
-    work = divided(text.from_step(done), asked, accelerator, settings.micro_rows, in_step=sharding is not None)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    work = divided(
+        text.from_step(done), asked, settings.micro_rows, rank=rank, world=world, in_step=sharding is not None
+    )
     # What a student writes must be of the weights it has in that step: nothing of it is made ahead.
     work = ahead(work) if own is None else work
     for index in range(done, settings.steps):

@@ -9,8 +9,6 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from accelerate import Accelerator
-
 from potstill.errors import DataError
 from potstill.teachers import is_stored
 from potstill.types import Batch, Labels, Teacher
@@ -32,17 +30,17 @@ def ahead(work: Iterator[Work]) -> Iterator[Work]:
 def divided(
     batches: Iterator[Batch],
     teacher: Teacher | None,
-    accelerator: Accelerator,
     micro_rows: int | None,
     *,
+    rank: int = 0,
+    world: int = 1,
     in_step: bool = False,
 ) -> Iterator[Work]:
-    """This process's share of each step in passes of `micro_rows`. Stored labels are read here.
+    """The share of process `rank` of `world` of each step, in passes of `micro_rows`. Stored labels are read here.
 
     `in_step`: all processes make the same number of passes, as they must where each pass gathers weights. Raises DataError where there
     are fewer rows than processes.
     """
-    world, rank = accelerator.num_processes, accelerator.process_index
     stored = teacher if is_stored(teacher) else None
     for batch in batches:
         rows = len(batch.inputs)

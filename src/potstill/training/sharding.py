@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from potstill.models import fsdp_plugin, layers_of
@@ -38,7 +38,10 @@ def sharding_of(processes: Accelerator) -> Sharding | None:
         return None
     assert isinstance(plugin.cpu_offload, OffloadPolicy)
     mesh = init_device_mesh(processes.device.type, (processes.num_processes,))
-    return Sharding(mesh, bool(plugin.reshard_after_forward), plugin.cpu_offload)
+    offload = plugin.cpu_offload
+    if isinstance(offload, CPUOffloadPolicy) and processes.device.type == "cpu":
+        offload = CPUOffloadPolicy(pin_memory=False)  # memory is pinned for an accelerator, and there is none
+    return Sharding(mesh, bool(plugin.reshard_after_forward), offload)
 
 
 def shard_(root: nn.Module, layers: Iterable[nn.Module], sharding: Sharding) -> None:
@@ -97,7 +100,8 @@ def divided_as(tensor: Tensor, other: Tensor) -> Tensor:
     tensor = tensor.to(other.device)
     if not isinstance(other, DTensor) or tensor.ndim == 0:
         return tensor
-    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
+    # It comes back on the mesh's device, and what is offloaded waits on the host.
+    return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None).to(other.device)
 
 
 def gather_(plain: nn.Module, divided: nn.Module) -> None:

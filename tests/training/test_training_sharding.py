@@ -1,0 +1,63 @@
+"""Two processes learn what one does: losses, gradients and student, whole weights or divided ones, and each goes on from the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from many_processes import DDP, FSDP2, OFFLOADED, STEPS, Trained, make_store, together, trained
+
+KINDS = {"ddp": DDP, "fsdp2": FSDP2, "offloaded": OFFLOADED}
+HALF = STEPS // 2
+
+
+def assert_same(found: Trained, expected: Trained, *, begin: int = 0) -> None:
+    (steps, weights), (all_steps, all_weights) = found, expected
+    assert len(all_steps["loss"][begin:]) == len(steps["loss"]) > 0
+    for name in ("loss", "hard"):
+        assert steps[name] == pytest.approx(all_steps[name][begin:], rel=1e-5)
+    for name in steps.keys() - {"loss", "hard"}:
+        # Beside its own average a student begins with nothing to learn from it: rounding is all there is.
+        assert steps[name] == pytest.approx(all_steps[name][-len(steps[name]) :], rel=1e-4, abs=1e-6), name
+    assert weights.keys() == all_weights.keys()
+    for name, tensor in all_weights.items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=2e-5)
+
+
+def beside_one(names: tuple[str, ...], kind: Mapping[str, str], folder: Path) -> None:
+    store = make_store(folder / "store")
+    found = together({name: {"case": name, "store": store} for name in names}, folder / "two", kind)
+    for name in names:
+        assert_same(found[name], trained(name, store=store))
+
+
+@pytest.mark.parametrize(
+    "kind", ["fsdp2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ddp", "offloaded"))]
+)
+def test_two_processes_learn_what_one_does(kind, tmp_path: Path):
+    """Over fifty steps of several sizes, of completions that give the processes unequal weights; by a live teacher and by a store."""
+    beside_one(("live", "store"), KINDS[kind], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_so_they_do_with_all_that_can_be_added(kind, tmp_path: Path):
+    beside_one(("untied", "average", "features", "lora", "checkpointing", "int4"), KINDS[kind], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_with_another_number_of_processes(kind, tmp_path: Path):
+    """Two processes begin and one goes on; one begins and two go on; both as one that was never disturbed."""
+    begun, taken_up = {}, {}
+    for case in ("live", "features", "average"):
+        begun[f"{case}-begun"] = {"case": case, "until": HALF, "folder": tmp_path / f"{case}-by-two"}
+        trained(case, until=HALF, folder=tmp_path / f"{case}-by-one")
+        taken_up[f"{case}-taken-up"] = {"case": case, "folder": tmp_path / f"{case}-by-one"}
+    found = together(begun | taken_up, tmp_path / "two", KINDS[kind])
+    for case in ("live", "features", "average"):
+        undisturbed = trained(case)
+        assert_same(trained(case, folder=tmp_path / f"{case}-by-two"), undisturbed, begin=HALF)
+        assert_same(found[f"{case}-taken-up"], undisturbed, begin=HALF)

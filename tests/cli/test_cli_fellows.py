@@ -15,6 +15,7 @@ from many_processes import DDP, begin
 
 # The verb fails in the second process alone, while the first waits for it.
 ONE_FAILS = """
+import typer
 from potstill.cli.app import _answering
 from potstill.errors import NotFiniteError
 from potstill.models import join_processes
@@ -26,7 +27,9 @@ def distill():
     processes.wait_for_everyone()
     processes.wait_for_everyone()
 
-_answering(distill)()
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command()(_answering(distill))
+app([])
 """
 
 
@@ -43,6 +46,7 @@ def test_a_failure_of_one_is_said_once_and_ends_all():
     assert codes == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_mistake_that_all_find_is_said_once(tmp_path: Path):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text("[teacher]\nmodle = 'pocket'\n")

@@ -50,6 +50,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 def test_what_a_launcher_must_not_decide_is_refused():
     ranks = begin(2, ["-c", TRY, json.dumps([settings for settings, _ in CASES])], DDP)
     for rank in ranks:

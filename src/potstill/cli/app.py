@@ -32,7 +32,7 @@ from potstill.cli import (
     serve,
     write,
 )
-from potstill.cli.fellows import check_is_shared, is_first_to_fail
+from potstill.cli.fellows import check_is_shared, is_first_to_fail, part
 from potstill.errors import PotstillError
 
 _DEFECT, _MISTAKE, _INTERRUPTED = 1, 2, 130
@@ -74,6 +74,7 @@ def _answering(verb: Callable[..., None]) -> Callable[..., None]:
         try:
             check_is_shared(verb.__name__.replace("_", "-"))
             verb(*arguments, **options)
+            part()
         except KeyboardInterrupt:
             _end("interrupted. What was finished is kept: the same command goes on from there", _INTERRUPTED)
         except PotstillError as error:

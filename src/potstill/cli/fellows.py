@@ -26,6 +26,15 @@ def check_is_shared(verb: str) -> None:
         )
 
 
+def part() -> None:
+    """Wait for the others and take leave of them: who goes without a word is missed."""
+    if num_fellows() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+        PartialState().destroy_process_group()
+
+
 def is_first_to_fail() -> bool:
     """Whether none of the others has failed before: who comes later fails because of the first, or in the same way.
 

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from potstill.cli.tables import print_scores
 from potstill.cli.watching import Watching
 from potstill.data import preview
-from potstill.models import join_processes, task_of
+from potstill.models import fsdp_plugin, join_processes, task_of
 from potstill.recipe import BuiltJob, Recipe, build_job, recipe_toml
 from potstill.reports import write_report
 from potstill.reports.distillation import distillation_page
@@ -33,7 +33,13 @@ def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
     with processes.main_process_first():
         built = build_job(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
     check = _self_check(built, console)
-    details = manifest({"run": built.facts, "self_check": check})
+    weights = "whole" if fsdp_plugin(processes) is None else "divided"
+    if (count := processes.num_processes) > 1:
+        console.print(
+            f"shared   by {count} processes, weights {'in each' if weights == 'whole' else 'divided among them'}"
+        )
+    shared = {"count": count, "weights": weights}
+    details = manifest({"run": built.facts, "self_check": check, "processes": shared})
     built.folder.write_json("manifest.json", details)
     finished: Finished | None = None
     with Watching(console) as watching:

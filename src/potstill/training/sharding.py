@@ -47,7 +47,8 @@ def sharding_of(processes: Accelerator) -> Sharding | None:
 def shard_(root: nn.Module, layers: Iterable[nn.Module], sharding: Sharding) -> None:
     """Divide a module that is called whole: a unit each layer, and one of all else, embeddings and head among it.
 
-    The last is gathered once a forward pass and kept until its backward pass is done, so that the loss finds the head's weight whole.
+    The last is gathered in a step's first forward pass and kept until its last backward pass, so that the loss finds the head's weight
+    whole and nobody gathers it twice.
     """
     for layer in layers:
         fully_shard(layer, mesh=sharding.mesh, reshard_after_forward=sharding.reshard, offload_policy=sharding.offload)
@@ -78,16 +79,18 @@ def sharded_teacher(teacher: Teacher | None, sharding: Sharding, device: torch.d
 
 @contextmanager
 def keeping_gradients(objective: nn.Module, processes: Accelerator) -> Iterator[None]:
-    """Inside, gradients add up in each process and are not exchanged."""
+    """Inside, gradients add up in each process and are not exchanged, and head and embeddings stay gathered for the next pass."""
     if not isinstance(objective, FSDPModule):
         with processes.no_sync(objective):
             yield
         return
     objective.set_requires_gradient_sync(False)
+    objective.set_reshard_after_backward(False, recurse=False)
     try:
         yield
     finally:
         objective.set_requires_gradient_sync(True)
+        objective.set_reshard_after_backward(True, recurse=False)
 
 
 def whole(tensor: Tensor) -> Tensor:

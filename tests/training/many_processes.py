@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "soft_labels"))
 from fake_labels import CONTEXT, TOKENS, corpus_of, labelled, manifest_of
@@ -81,12 +81,30 @@ def llama(*, layers: int, width: int, seed: int, tied: bool = True) -> LlamaForC
     )
 
 
+def bert(*, layers: int, seed: int) -> BertForMaskedLM:
+    """An encoder, whose head has a bias and layers of its own before it."""
+    torch.manual_seed(seed)
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=TOKENS,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            initializer_range=0.1,
+        )
+    )
+
+
 def trained(
     case: str, *, steps: int = STEPS, until: int | None = None, folder: Path | None = None, store: Path | None = None
 ) -> Trained:
     """The training of that name, stopped after `until` steps; gone on with, where the folder has a checkpoint."""
     text = corpus()
-    student = llama(layers=2, width=16, seed=3, tied=case != "untied")
+    student: PreTrainedModel = llama(layers=2, width=16, seed=3, tied=case != "untied")
     teacher: Teacher = LiveTeacher(
         llama(layers=3, width=32, seed=9), size=TOKENS, layers=(1, 2) if case == "features" else ()
     )
@@ -103,6 +121,8 @@ def trained(
     elif case == "features":
         pairs, projection = ((0, 1), (1, 2)), Projection(16, 32)
         features = FeatureLoss((HiddenLoss(pairs, 0.5, projection=projection),), balance="dynamic", shares_every=10)
+    elif case == "masked":
+        student, teacher = bert(layers=2, seed=3), LiveTeacher(bert(layers=3, seed=9), size=TOKENS)
     elif case == "lora":
         add_lora(student, rank=4, alpha=8.0)
     elif case == "checkpointing":

@@ -23,6 +23,8 @@ def assert_same(found: Trained, expected: Trained, *, begin: int = 0) -> None:
         assert steps[name] == pytest.approx(all_steps[name][-len(steps[name]) :], rel=1e-4, abs=1e-6), name
     assert weights.keys() == all_weights.keys()
     for name, tensor in all_weights.items():
+        if name.endswith("key.bias"):
+            continue  # it changes no attention: its gradient is rounding, of which Adam makes steps
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=2e-5)
 
 
@@ -44,7 +46,7 @@ def test_two_processes_learn_what_one_does(kind, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_so_they_do_with_all_that_can_be_added(kind, tmp_path: Path):
-    beside_one(("untied", "average", "features", "lora", "checkpointing", "int4"), KINDS[kind], tmp_path)
+    beside_one(("untied", "masked", "average", "features", "lora", "checkpointing", "int4"), KINDS[kind], tmp_path)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from many_processes import DDP, FSDP2, OFFLOADED, STEPS, Trained, make_store, together, trained
+from many_processes import DDP, FSDP2, OFFLOADED, STEPS, Trained, begin, make_store, together, trained
 
 KINDS = {"ddp": DDP, "fsdp2": FSDP2, "offloaded": OFFLOADED}
 HALF = STEPS // 2
@@ -63,3 +63,28 @@ def test_a_run_goes_on_with_another_number_of_processes(kind, tmp_path: Path):
         undisturbed = trained(case)
         assert_same(trained(case, folder=tmp_path / f"{case}-by-two"), undisturbed, begin=HALF)
         assert_same(found[f"{case}-taken-up"], undisturbed, begin=HALF)
+
+
+OTHER_TEXT = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from many_processes import Ragged, corpus, llama
+from potstill.errors import DataError
+from potstill.losses import HARD_LABELS
+from potstill.training import TrainingSettings, train
+
+text, settings = corpus(), TrainingSettings(steps=2)
+mine = text if os.environ["RANK"] == "0" else text.select(list(range(1, len(text))))
+try:
+    next(train(llama(layers=1, width=16, seed=0), None, Ragged(mine), HARD_LABELS, settings))
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_read_other_text_are_refused():
+    ranks = begin(2, ["-c", OTHER_TEXT, str(Path(__file__).parent)], DDP)
+    for rank in ranks:
+        said, errors = rank.communicate(timeout=240)
+        assert said.startswith("the 2 processes of this run read other text: give all of them the same files"), errors

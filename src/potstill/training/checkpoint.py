@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -34,17 +35,17 @@ def save_checkpoint(
     *,
     written: Mapping[str, Tensor] | None = None,
     average: nn.Module | None = None,
-    is_writer: bool = True,
 ) -> Path:
     """Write the state after `step` optimizer steps below `folder`; RunDirectoryError when the disk is full.
 
-    written    text of the student's own that steps to come learn from
-    average    a teacher that is the student's average
-    is_writer  whether this process writes: all call it, because weights that are divided among them are gathered here
+    All processes call it, because weights that are divided among them are gathered; the main one writes.
+
+    written  text of the student's own that steps to come learn from
+    average  a teacher that is the student's average
     """
     done = folder / f"step-{step:08d}"
     weights, moments = _gathered(_weights(student)), _gathered(_optimizer_tensors(student, optimizer))
-    if not is_writer:
+    if not PartialState().is_main_process:
         return done
     part = folder / f"{done.name}.part-{os.getpid()}"
     try:

@@ -31,9 +31,9 @@ class Learner:
     features: Features | None
     objective: nn.Module
 
-    def gather_(self) -> None:
-        """Give the plain one the weights of the working one, if they are two; all processes call it."""
-        if self.working is not self.plain:
+    def gather_(self, *, wanted: bool = True) -> None:
+        """Give the plain one the weights of the working one, if they are two and it is wanted; all processes call it."""
+        if wanted and self.working is not self.plain:
             gather_(self.plain, self.working)
 
 

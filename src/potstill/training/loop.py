@@ -28,8 +28,8 @@ from potstill.training.annealing import Annealing, Marks, measures_of
 from potstill.training.checkpoint import load_checkpoint_, load_written, newest_checkpoint, save_checkpoint
 from potstill.training.features import GradientShares, shares_of
 from potstill.training.learner import learner_of
-from potstill.training.on_policy import OnPolicy, Written, begin_writing
-from potstill.training.passes import ahead, divided
+from potstill.training.on_policy import OnPolicy, StudentText, Written, begin_writing
+from potstill.training.passes import Work, ahead, check_begins_alike, divided
 from potstill.training.schedule import Cosine, Schedule
 from potstill.training.sharding import keeping_gradients, sharded_teacher, sharding_of, whole
 from potstill.types import Batch, Labels, Teacher
@@ -106,9 +106,9 @@ def train(
     Batches of a kind `OnPolicy` are the student's own text, written as it learns; a teacher that is the student's average follows it.
     `annealing` changes the measure's alpha from step to step; in a step where it is 0 no teacher is asked.
 
-    With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On
-    CPU, a run that was killed and resumed gives the same bits as one that was not. Under FSDP2 a divided copy learns, and the student
-    that was given has its weights at the end. Raises NotFiniteError when loss or gradient stop being numbers.
+    With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On CPU, a run that
+    was killed and resumed gives the same bits as one that was not. Under FSDP2 a divided copy learns, and the student that was given has
+    its weights at the end. NotFiniteError when loss or gradient stop being numbers.
     """
     accelerator = join_processes()
     sharding = sharding_of(accelerator)
@@ -117,49 +117,61 @@ def train(
     measures = measures_of(measure, annealing, settings.steps, compiled=settings.compile_loss)
     if settings.gradient_checkpointing:
         student.activation_checkpointing_enable({"use_reentrant": False})
-    size = teacher.num_tokens if teacher is not None else None
-    learner = learner_of(student, features, accelerator, sharding=sharding, size=size, compiled=settings.compile_loss)
+    size, compiled = None if teacher is None else teacher.num_tokens, settings.compile_loss
+    learner = learner_of(student, features, accelerator, sharding=sharding, size=size, compiled=compiled)
     average = teacher.model.to(accelerator.device) if isinstance(teacher, AveragedTeacher) else None  # type: ignore[arg-type]
     optimizer = adamw(learner.working, settings)
     newest = None if folder is None else newest_checkpoint(folder)
     done = 0 if newest is None else load_checkpoint_(newest, learner.working, optimizer, average=average)
+    check_begins_alike(accelerator, done, None if isinstance(batches, OnPolicy) else batches.from_step(done))
     learner.gather_()
     asked = teacher if measures.need_teacher or features is not None else None
-    asked = asked if sharding is None else sharded_teacher(asked, sharding, accelerator.device)
+    asked = sharded_teacher(asked, sharding, accelerator.device)
     own, text = None, batches
     if isinstance(text, OnPolicy):
         kept = None if newest is None else load_written(newest)
         own = text = begin_writing(text, student, asked, measures.least, sharding, dtype=settings.dtype, kept=kept)
-    # Where each pass gathers weights, all processes make as many passes as each other.
-    rank, world = accelerator.process_index, accelerator.num_processes
-    work = divided(
-        text.from_step(done), asked, settings.micro_rows, rank=rank, world=world, in_step=sharding is not None
-    )
-    # What a student writes must be of the weights it has in that step: nothing of it is made ahead.
-    work = ahead(work) if own is None else work
+    work = _work(text, asked, accelerator, settings, done, in_step=sharding is not None)
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch, parts = next(work)
         rate = _set_rate_(optimizer, settings, index)
         marks = Marks(measures.of_step(index), asked, learner.features)
         means, found = _gradient_of_step(accelerator, learner.objective, marks, batch, parts, settings, index + 1)
-        norm = accelerator.clip_grad_norm_(learner.working.parameters(), settings.max_gradient_norm)
-        norm = 0.0 if norm is None else whole(norm).item()
+        norm = _clip_(accelerator, learner.working, settings.max_gradient_norm)
         refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if average is not None or index + 1 == settings.steps:
-            learner.gather_()
+        learner.gather_(wanted=average is not None or index + 1 == settings.steps)
         if isinstance(teacher, AveragedTeacher):
             teacher.follow_(student, index + 1)
         written, text_left = (None, None) if own is None else (own.of_step(index), own.state())
         step = replace(_step(index + 1, means, batch, marks, rate, norm, started), written=written, shares=found)
         if folder is not None and _is_due(step.index, settings):
-            is_writer, state = accelerator.is_main_process, learner.working
-            save_checkpoint(
-                folder, step.index, state, optimizer, written=text_left, average=average, is_writer=is_writer
-            )
+            save_checkpoint(folder, step.index, learner.working, optimizer, written=text_left, average=average)
         yield step
+
+
+def _work(
+    text: Batches | StudentText,
+    teacher: Teacher | None,
+    accelerator: Accelerator,
+    settings: TrainingSettings,
+    done: int,
+    *,
+    in_step: bool,
+) -> Iterator[Work]:
+    """This process's passes of step `done` and those to come."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    work = divided(text.from_step(done), teacher, settings.micro_rows, rank=rank, world=world, in_step=in_step)
+    # What a student writes must be of the weights it has in that step: nothing of it is made ahead.
+    return work if isinstance(text, StudentText) else ahead(work)
+
+
+def _clip_(accelerator: Accelerator, learning: nn.Module, most: float) -> float:
+    """The norm of the whole gradient, wherever its parts are, before it is made no longer than `most`."""
+    norm = accelerator.clip_grad_norm_(learning.parameters(), most)
+    return 0.0 if norm is None else whole(norm).item()
 
 
 def _gradient_of_step(

@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from zlib import crc32
+
+import torch
+from accelerate import Accelerator
 
 from potstill.errors import DataError
 from potstill.teachers import is_stored
@@ -51,6 +55,21 @@ def divided(
         at_once = micro_rows or math.ceil(rows / world)
         parts = _evenly(mine, _num_passes(rows, world, at_once)) if in_step else mine.split(at_once)
         yield batch, [(part, None if stored is None else stored.label(part)) for part in parts]
+
+
+def check_begins_alike(processes: Accelerator, step: int, text: Iterator[Batch] | None) -> None:
+    """DataError where processes are not at one step, or the next batches of their text are not one: they don't see the same files."""
+    if processes.num_processes == 1:
+        return
+    batch = None if text is None else next(text)
+    mark = 0 if batch is None else crc32(batch.weights.numpy().tobytes(), crc32(batch.inputs.numpy().tobytes()))
+    seen = processes.gather(torch.tensor([[step, mark]], device=processes.device))
+    assert isinstance(seen, torch.Tensor)
+    if bool((seen != seen[0]).any()):
+        what = "read other text" if len(seen[:, 0].unique()) == 1 else f"go on from steps {seen[:, 0].tolist()}"
+        raise DataError(
+            f"the {len(seen)} processes of this run {what}: give all of them the same files, the run's folder on one file system"
+        )
 
 
 def _num_passes(rows: int, world: int, at_once: int) -> int:

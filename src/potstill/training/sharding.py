@@ -55,12 +55,12 @@ def shard_(root: nn.Module, layers: Iterable[nn.Module], sharding: Sharding) -> 
     fully_shard(root, mesh=sharding.mesh, offload_policy=sharding.offload)
 
 
-def sharded_teacher(teacher: Teacher | None, sharding: Sharding, device: torch.device) -> Teacher | None:
+def sharded_teacher(teacher: Teacher | None, sharding: Sharding | None, device: torch.device) -> Teacher | None:
     """The same teacher with the weights of its layers divided; embeddings and head stay whole. Others than live ones stay as they are.
 
     The model that was given moves to the host's memory, where it stays whole.
     """
-    if not isinstance(teacher, LiveTeacher):
+    if sharding is None or not isinstance(teacher, LiveTeacher):
         return teacher
     teacher.model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
     model = deepcopy(teacher.model)
@@ -71,9 +71,8 @@ def sharded_teacher(teacher: Teacher | None, sharding: Sharding, device: torch.d
         weight.data = weight.data.to(device)
     for layer in layers:
         fully_shard(layer, mesh=sharding.mesh, reshard_after_forward=True, offload_policy=sharding.offload)
-    fully_shard(
-        model.base_model, mesh=sharding.mesh, ignored_params=rest
-    )  # it has no weights, and knows which layer comes next
+    # Without weights of its own, it knows which layer comes next.
+    fully_shard(model.base_model, mesh=sharding.mesh, ignored_params=rest)
     return LiveTeacher(model, size=teacher.num_tokens, layers=teacher.layers, attention=teacher.attention)
 
 

@@ -141,7 +141,7 @@ def test_too_little_memory_is_advised_on(failure, workshop, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise failure
 
-    monkeypatch.setattr("potstill.training.loop.hidden_states", fail)
+    monkeypatch.setattr("potstill.training.learner.hidden_states", fail)
     said = workshop.refused("distill", "recipe.toml")
     assert "training.micro_rows = 1" in said
     assert "gradient_checkpointing" in said
@@ -161,7 +161,7 @@ def test_an_interruption_says_that_the_rest_is_kept(workshop, monkeypatch):
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("potstill.training.loop.hidden_states", stop)
+    monkeypatch.setattr("potstill.training.learner.hidden_states", stop)
     result = workshop.run("distill", "recipe.toml")
     assert result.exit_code == 130
     assert "the same command goes on from there" in result.stderr

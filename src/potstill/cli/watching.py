@@ -35,6 +35,7 @@ class Watching:
         self._tasks: dict[str, TaskID] = {}
         self._last_line = 0.0
         self._speed = 0.0
+        self._skipped: dict[str, int] = {}
 
     def __enter__(self) -> Watching:
         self._progress.start()
@@ -71,6 +72,12 @@ class Watching:
             figures += f"  alpha {step.alpha:.2f}"
         if step.written is not None:
             figures += f"  wrote {step.written.length:.0f} a text, {step.written.ended:.0%} ended"
+        if step.skipped is not None:
+            self._skipped[arm.name] = self._skipped.get(arm.name, 0) + 1
+            name = IN_WORDS.get(arm.name, arm.name)
+            self.console.print(f"[yellow]{name}: step {step.index} was left out: {escape(step.skipped)}[/yellow]")
+        if arm.name in self._skipped:
+            figures += f"  {self._skipped[arm.name]} left out"
         if arm.name not in self._tasks:
             self._tasks[arm.name] = self._progress.add_task(
                 IN_WORDS.get(arm.name, arm.name), total=arm.steps, figures=""

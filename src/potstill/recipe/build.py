@@ -66,6 +66,7 @@ def build_settings(training: TrainingTable, *, steps: int, dtype: torch.dtype) -
         weight_decay=training.weight_decay,
         betas=(training.beta1, training.beta2),
         max_gradient_norm=training.max_gradient_norm,
+        skip_spikes=training.skip_spikes or None,
         dtype=dtype,
         gradient_checkpointing=training.gradient_checkpointing,
         compile_loss=training.compile_loss,

@@ -239,6 +239,8 @@ class TrainingTable(Table):
     """AdamW's memory of the squared gradient."""
     max_gradient_norm: Annotated[float, Field(gt=0.0)] = 1.0
     """Longer gradients are shortened to this norm."""
+    skip_spikes: Annotated[float, Field(ge=0.0)] = 20.0
+    """Steps with a gradient so many times as long as usual are left out, and counted; 0: never."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of the order of the text and of dropout."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -29,6 +29,7 @@ from accelerate import PartialState
 
 from potstill.errors import RunDirectoryError
 from potstill.evaluation import Measurement
+from potstill.runs.facts import finite
 from potstill.training import Step
 
 _RECIPE, _IDENTITY, _LOCK = "recipe.toml", "identity.json", ".lock"
@@ -109,7 +110,7 @@ class RunFolder:
         """A file of the run; RunDirectoryError when it can't be read."""
         try:
             return json.loads((self.path / name).read_text("utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunDirectoryError(f"{self.path / name} can't be read ({error}): delete it and run again") from error
 
     def steps(self, name: str) -> list[dict[str, object]]:
@@ -119,7 +120,7 @@ class RunFolder:
         for line in path.read_text("utf-8").splitlines() if path.exists() else []:
             try:
                 found.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
         return found
 
@@ -243,4 +244,4 @@ def _explained(path: Path) -> Iterator[None]:
 
 def line_of(step: Step) -> str:
     """A step as a line of steps.jsonl."""
-    return json.dumps(asdict(step)) + "\n"
+    return json.dumps(finite(asdict(step)), allow_nan=False) + "\n"

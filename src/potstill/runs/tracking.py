@@ -39,6 +39,7 @@ def tracking(names: Sequence[str], folder: Path) -> Iterator[Callable[[Arm, Step
             **({} if arm.annealing is None or step.alpha is None else {"alpha": step.alpha}),
             "learning_rate": step.learning_rate,
             "gradient_norm": step.gradient_norm,
+            "skipped": float(step.skipped is not None),
             "tokens_per_second": step.tokens / max(step.seconds, 1e-9),
         }
         if step.written is not None:

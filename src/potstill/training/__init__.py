@@ -15,6 +15,7 @@ schedule.py    learning rate over the steps: Cosine, Linear, Constant, WarmupSta
 annealing.py   Annealing: the teacher's share of the loss over the steps
 classifiers.py train_classifier: any torch classifier, images and all
 on_policy.py   OnPolicy: text that the student writes as it learns, beside the corpus
+watching.py    Watch: steps that would do harm, left out and counted
 checkpoint.py  everything a killed run needs to go on bit for bit: weights, optimizer, random state, step
 checks.py      before step 0: student = teacher gives zero, and what share of the gradient each term has
 """

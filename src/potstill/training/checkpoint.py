@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from potstill.errors import RunDirectoryError
 from potstill.training.sharding import divided_as, whole
+from potstill.training.watching import Watch
 
 _KEPT = 2
 _WRITTEN, _AVERAGE = "written.safetensors", "average.safetensors"
@@ -32,6 +34,7 @@ def save_checkpoint(
     step: int,
     student: nn.Module,
     optimizer: torch.optim.Optimizer,
+    watch: Watch,
     *,
     written: Mapping[str, Tensor] | None = None,
     average: nn.Module | None = None,
@@ -57,7 +60,10 @@ def save_checkpoint(
             save_file(dict(written), part / _WRITTEN)
         if average is not None:
             save_file(_weights(average), part / _AVERAGE)
-        (part / "state.json").write_text(json.dumps({"step": step, "version": 1}))
+        state = {"version": 2, "step": step, "watch": watch.state()}
+        checks = {file.name: _check_of(file) for file in sorted(part.iterdir())}
+        state |= {"checks": checks | {"state": _check_of_state(state)}}
+        (part / "state.json").write_text(json.dumps(state))
         if done.exists():
             shutil.rmtree(done)
         part.replace(done)
@@ -87,18 +93,25 @@ def newest_step(folder: Path) -> int:
 
 
 def load_checkpoint_(
-    path: Path, student: nn.Module, optimizer: torch.optim.Optimizer, *, average: nn.Module | None = None
+    path: Path,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    watch: Watch,
+    *,
+    average: nn.Module | None = None,
 ) -> int:
-    """Put the saved state into student, optimizer, the random generators and the student's average; the number of steps done."""
+    """Put the saved state into student, optimizer, watch, the random generators and the student's average; the number of steps done."""
     try:
         weights = load_file(path / "student.safetensors")
         moments = load_file(path / "optimizer.safetensors")
         random = load_file(path / "random.safetensors")
         averaged = {} if average is None else load_file(path / _AVERAGE)
-        step = json.loads((path / "state.json").read_text())["step"]
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        state = json.loads((path / "state.json").read_text())
+        step = _checked_step(path, state)
+        watch.restore(state["watch"])
+    except (OSError, ValueError, TypeError, RecursionError, KeyError, SafetensorError) as error:
         raise RunDirectoryError(
-            f"the checkpoint {path} can't be read ({error}): delete that folder and start again"
+            f"the checkpoint {path} can't be read ({error}): delete that folder and start again: the run goes on from the one before it"
         ) from error
     for model, saved in ((student, weights), (average, averaged)):
         if model is not None:
@@ -112,6 +125,30 @@ def load_checkpoint_(
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])
     return step
+
+
+def _checked_step(path: Path, state: dict) -> int:
+    """How many steps are done. ValueError where a file is not the one that was written."""
+    found = {name: _check_of(path / name) for name in state["checks"] if name != "state"} | {
+        "state": _check_of_state(state)
+    }
+    if changed := [name for name, check in state["checks"].items() if found[name] != check]:
+        raise ValueError(f"{changed[0]} is not what was written")
+    if path.name != f"step-{state['step']:08d}":
+        raise ValueError(f"it says step {state['step']}")
+    return state["step"]
+
+
+def _check_of_state(state: Mapping[str, object]) -> str:
+    return f"{zlib.crc32(json.dumps([state['step'], state['watch']]).encode()):08x}"
+
+
+def _check_of(file: Path) -> str:
+    found = 0
+    with file.open("rb") as whole_file:
+        while chunk := whole_file.read(2**24):
+            found = zlib.crc32(chunk, found)
+    return f"{found:08x}"
 
 
 def load_written(path: Path) -> dict[str, Tensor] | None:

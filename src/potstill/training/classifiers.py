@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from potstill.errors import DataError
 from potstill.losses import SoftLabelLoss
 from potstill.training.annealing import Annealing, measures_of
-from potstill.training.loop import Step, TrainingSettings, adamw, refuse_not_finite
+from potstill.training.loop import Step, TrainingSettings, adamw
+from potstill.training.watching import Watch
 from potstill.types import DenseTargets, Head
 
 
@@ -47,6 +48,7 @@ def train_classifier(
     optimizer = adamw(student, settings)
     draw = torch.Generator().manual_seed(settings.seed)
     order = torch.empty(0, dtype=torch.int64)
+    watch = Watch(settings.skip_spikes)
     for index in range(settings.steps):
         started = time.perf_counter()
         while len(order) < rows:
@@ -63,14 +65,16 @@ def train_classifier(
         loss = torch.stack([share * values.mean() for share, values in terms.values()]).sum()
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(student.parameters(), settings.max_gradient_norm))
-        refuse_not_finite(index + 1, loss.item(), norm, rate)
-        optimizer.step()
+        objection = watch.judge(index + 1, loss.item(), norm, rate)
+        if objection is None:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         parts = {name: values.mean().item() for name, (_, values) in terms.items()}
         if labels is None:
             parts.pop("hard")
         count, seconds = len(chosen), time.perf_counter() - started
-        yield Step(index + 1, loss.item(), parts, float(count), rate, norm, count, seconds, alpha=measure.alpha)
+        told = {"alpha": measure.alpha, "skipped": objection}
+        yield Step(index + 1, loss.item(), parts, float(count), rate, norm, count, seconds, **told)
 
 
 def _check(inputs: Tensor, labels: Tensor | None, teacher: nn.Module | Tensor | None, measure: SoftLabelLoss) -> None:

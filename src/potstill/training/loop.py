@@ -6,7 +6,6 @@ word between them, and neither accumulation, packing nor the number of processes
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -20,7 +19,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from potstill.errors import NotFiniteError
 from potstill.losses import FeatureLoss, Measure
 from potstill.models import join_processes
 from potstill.teachers import AveragedTeacher, on_device
@@ -32,6 +30,7 @@ from potstill.training.on_policy import OnPolicy, StudentText, Written, begin_wr
 from potstill.training.passes import Work, ahead, check_begins_alike, divided
 from potstill.training.schedule import Cosine, Schedule
 from potstill.training.sharding import keeping_gradients, sharded_teacher, sharding_of, whole
+from potstill.training.watching import Watch
 from potstill.types import Batch, Labels, Teacher
 
 
@@ -46,7 +45,11 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How the student learns. `micro_rows`: sequences a forward pass (None = a process's whole share of the batch)."""
+    """How the student learns.
+
+    micro_rows   sequences a forward pass (None = a process's whole share of the batch)
+    skip_spikes  a step whose gradient is so many times as long as usual is left out; None: for its length none is
+    """
 
     steps: int
     learning_rate: float = 1e-3
@@ -60,6 +63,7 @@ class TrainingSettings:
     compile_loss: bool = False
     checkpoint_every: int | None = None
     seed: int = 0
+    skip_spikes: float | None = 20.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Step:
     shares         of the gradient, by its length at what goes into the first layer: the labels' and each feature's; in the steps in
                    which it was measured
     alpha          the share of the soft labels in this step
+    skipped        why the student did not learn from it; None where it did
     """
 
     index: int
@@ -88,6 +93,7 @@ class Step:
     written: Written | None = None
     shares: dict[str, float] = field(default_factory=dict)
     alpha: float | None = None
+    skipped: str | None = None
 
 
 def train(
@@ -108,7 +114,8 @@ def train(
 
     With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On CPU, a run that
     was killed and resumed gives the same bits as one that was not. Under FSDP2 a divided copy learns, and the student that was given has
-    its weights at the end. NotFiniteError when loss or gradient stop being numbers.
+    its weights at the end. A step whose loss or gradient is no number, or whose gradient is many times as long as usual, is left out
+    (`Step.skipped`); NotFiniteError where the first is, or many in a row.
     """
     accelerator = join_processes()
     sharding = sharding_of(accelerator)
@@ -121,8 +128,8 @@ def train(
     learner = learner_of(student, features, accelerator, sharding=sharding, size=size, compiled=compiled)
     average = teacher.model.to(accelerator.device) if isinstance(teacher, AveragedTeacher) else None  # type: ignore[arg-type]
     optimizer = adamw(learner.working, settings)
-    newest = None if folder is None else newest_checkpoint(folder)
-    done = 0 if newest is None else load_checkpoint_(newest, learner.working, optimizer, average=average)
+    watch, newest = Watch(settings.skip_spikes), None if folder is None else newest_checkpoint(folder)
+    done = 0 if newest is None else load_checkpoint_(newest, learner.working, optimizer, watch, average=average)
     check_begins_alike(accelerator, done, None if isinstance(batches, OnPolicy) else batches.from_step(done))
     learner.gather_()
     asked = teacher if measures.need_teacher or features is not None else None
@@ -139,16 +146,18 @@ def train(
         marks = Marks(measures.of_step(index), asked, learner.features)
         means, found = _gradient_of_step(accelerator, learner.objective, marks, batch, parts, settings, index + 1)
         norm = _clip_(accelerator, learner.working, settings.max_gradient_norm)
-        refuse_not_finite(index + 1, means["loss"].item(), norm, rate)
-        optimizer.step()
+        objection = watch.judge(index + 1, means["loss"].item(), norm, rate)
+        if objection is None:
+            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         learner.gather_(wanted=average is not None or index + 1 == settings.steps)
-        if isinstance(teacher, AveragedTeacher):
+        if isinstance(teacher, AveragedTeacher) and objection is None:
             teacher.follow_(student, index + 1)
         written, text_left = (None, None) if own is None else (own.of_step(index), own.state())
-        step = replace(_step(index + 1, means, batch, marks, rate, norm, started), written=written, shares=found)
+        step = _step(index + 1, means, batch, marks, rate, norm, started)
+        step = replace(step, written=written, shares=found, skipped=objection)
         if folder is not None and _is_due(step.index, settings):
-            save_checkpoint(folder, step.index, learner.working, optimizer, written=text_left, average=average)
+            save_checkpoint(folder, step.index, learner.working, optimizer, watch, written=text_left, average=average)
         yield step
 
 
@@ -283,17 +292,6 @@ def _step(
     tokens, seconds = batch.inputs.numel(), time.perf_counter() - started
     alpha = marks.measure.alpha
     return Step(index, means["loss"].item(), parts, weight, rate, gradient_norm, tokens, seconds, alpha=alpha)
-
-
-def refuse_not_finite(index: int, loss: float, gradient_norm: float, rate: float) -> None:
-    """NotFiniteError where loss or gradient are NaN or infinite."""
-    if math.isfinite(loss) and math.isfinite(gradient_norm):
-        return
-    what = "loss" if not math.isfinite(loss) else "gradient"
-    raise NotFiniteError(
-        f"the {what} of step {index} is not a number (loss {loss}, gradient norm {gradient_norm}). The student was not changed "
-        f"by this step. Lower the learning rate (now {rate:.2g}), lengthen the warm-up, or train in float32"
-    )
 
 
 def _is_due(index: int, settings: TrainingSettings) -> bool:

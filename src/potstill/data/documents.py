@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -132,11 +133,11 @@ def _documents_of(
     source: str | Path, columns: Columns, tokenizer: PreTrainedTokenizerBase | None, split: str
 ) -> Iterator[Document]:
     path = Path(source).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         if is_saved_dataset(path):
             return documents_of_records(saved_dataset(path, split), columns, tokenizer)
         return _from_folder(path, columns, tokenizer)
-    if path.is_file():
+    if os.path.isfile(path):
         return _from_file(path, columns, tokenizer, is_alone=True)
     if path.suffix or str(source).startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
         raise DataError(f"no such file or folder: {source}{neighbours(path)}")

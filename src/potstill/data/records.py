@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,12 +20,12 @@ def read_records(source: str | Path, *, split: str = "train") -> Iterator[tuple[
     path = Path(source).expanduser()
     if is_saved_dataset(path):
         yield from saved_dataset(path, split)
-    elif not path.exists() and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not path.suffix:
+    elif not os.path.exists(path) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) and not path.suffix:
         yield from hub_dataset(str(source), split)
     else:
         files = [file for file in source_files(path) if file.suffix.lower() not in TEXT_ENDINGS]
         if not files:
-            if not path.exists():
+            if not os.path.exists(path):
                 raise DataError(f"no such file or folder: {source}{neighbours(path)}")
             raise DataError(
                 f"{source} has no rows: give a .jsonl or .parquet file, a folder of them, or a saved dataset"
@@ -38,14 +39,14 @@ def source_files(source: str | Path) -> list[Path]:
     path = Path(source).expanduser()
     if is_saved_dataset(path):
         return sorted(file for file in path.rglob("*") if file.is_file())
-    if path.is_dir():
+    if os.path.isdir(path):
         return [file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix.lower() in ENDINGS]
-    return [path] if path.is_file() else []
+    return [path] if os.path.isfile(path) else []
 
 
 def is_saved_dataset(path: Path) -> bool:
     """Whether `datasets` wrote this folder."""
-    return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+    return any(os.path.exists(path / name) for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
@@ -58,7 +59,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
                 where = f"{path}, line {number}"
                 try:
                     record = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     shown = line.strip()[:60]
                     raise DataError(f"{where} is not JSON ({error}): {shown!r}. Mend or delete that line") from error
                 if not isinstance(record, dict):
@@ -127,6 +128,6 @@ def not_utf8(path: Path, error: UnicodeDecodeError) -> str:
 
 def neighbours(path: Path) -> str:
     """A file beside this one that may have been meant, in words."""
-    folder = path.parent if path.parent.is_dir() else None
+    folder = path.parent if os.path.isdir(path.parent) else None
     close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1) if folder else []
     return f" (did you mean {path.parent / close[0]}?)" if close else ""

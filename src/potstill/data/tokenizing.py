@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from tokenize import TokenError
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,7 +115,10 @@ class TokenCorpus:
                 with (folder / f"{name}.npy").open("wb") as file:
                     np.save(file, getattr(self, name), allow_pickle=False)
             part = folder / f"{_CORPUS_FILE}.part"
-            part.write_text(json.dumps({"version": 1, "keys": self.keys, "domains": self.domains}), "utf-8")
+            lists = {name: getattr(self, name) for name in _LISTS}
+            checks = {name: _check_of(getattr(self, name)) for name in _ARRAYS}
+            checks |= {name: _check_of_list(lists[name]) for name in _LISTS}
+            part.write_text(json.dumps({"version": 2, **lists, "checks": checks}), "utf-8")
             part.replace(folder / _CORPUS_FILE)
         except OSError as error:
             raise RunDirectoryError(
@@ -123,17 +128,44 @@ class TokenCorpus:
 
     @classmethod
     def load(cls, folder: Path) -> TokenCorpus:
-        """A saved corpus, memory-mapped; DataError when there is none."""
+        """A saved corpus, memory-mapped; DataError when there is none, or it is not what was saved.
+
+        Of arrays over 256 MiB length and type are compared, not the bytes.
+        """
         try:
             lists = json.loads((folder / _CORPUS_FILE).read_text("utf-8"))
             names = {name: tuple(lists[name]) for name in _LISTS}
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
-        except (OSError, ValueError, KeyError) as error:
+            if lists["version"] != 1:
+                found = {name: _check_of(array) for name, array in arrays.items()}
+                found |= {name: _check_of_list(names[name]) for name in _LISTS}
+                if changed := [name for name in found if found[name] != lists["checks"][name]]:
+                    raise ValueError(f"{changed[0]} is not what was written")
+        except (
+            OSError,
+            ValueError,
+            ArithmeticError,
+            RecursionError,
+            KeyError,
+            TypeError,
+            SyntaxError,
+            TokenError,
+        ) as error:
             raise DataError(f"{folder} holds no tokenised corpus ({error}): delete it and run again") from error
         return cls(**names, **arrays)
 
 
-_LISTS = ("keys", "domains")
+def _check_of(array: NDArray) -> str:
+    """Of type and shape, and of the bytes where reading them costs nothing to speak of: larger arrays are mapped, not read."""
+    known = f"{zlib.crc32(np.ascontiguousarray(array).data):08x}" if array.nbytes <= _CHECKED_BYTES else "large"
+    return f"{array.dtype.str} {array.shape} {known}"
+
+
+def _check_of_list(names: Sequence[str]) -> str:
+    return f"{zlib.crc32(json.dumps(names).encode()):08x}"
+
+
+_LISTS, _CHECKED_BYTES = ("keys", "domains"), 2**28
 _ARRAYS = tuple(one.name for one in fields(TokenCorpus) if one.name not in _LISTS)
 
 

@@ -113,7 +113,7 @@ def load_scores(path: Path) -> tuple[ModelScores, ...]:
             )
             for name, groups in models.items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} holds no scores ({error}): delete it and run again") from error
 
 

@@ -122,7 +122,7 @@ def answer_scores(
 def _question(line: str, where: str) -> Question:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON: {error}") from error
     if not isinstance(found, Mapping) or not isinstance(found.get("prompt"), str) or "answer" not in found:
         raise DataError(f'{where}: a question is {{"prompt": "...", "answer": "..."}}, found {line[:80]}')

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -28,20 +26,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from potstill.errors import MissingExtraError, ModelError
+from potstill.errors import MissingExtraError, ModelError, PotstillError
 from potstill.models.tasks import task_of_name
 
-# What transformers raises for a source it can't use.
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    ImportError,
-    RuntimeError,
-    struct.error,
-    SafetensorError,
-    StrictDataclassError,
-)
 # The word for the model that ships inside the package; a folder of that name goes before it.
 POCKET = "pocket"
 _POCKET_FOLDER = Path(__file__).parents[1] / "pocket"
@@ -115,11 +102,11 @@ class _Place:
 
 def _find(source: str | Path) -> _Place:
     path = Path(source).expanduser()
-    if str(source) == POCKET and not path.exists():
+    if str(source) == POCKET and not os.path.exists(path):
         path = _POCKET_FOLDER
-    if path.is_dir():
+    if os.path.isdir(path):
         return _Place(str(path))
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix != ".gguf":
             raise ModelError(f"{path} is a file, but not a .gguf file: give the folder that holds config.json")
         if importlib.util.find_spec("gguf") is None:
@@ -194,16 +181,18 @@ def _explained(place: _Place, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # The tokenizers library raises plain Exceptions. Out of memory is a RuntimeError, but no fault of the source.
-        is_of_source = type(error) is Exception or isinstance(error, _LOADING_ERRORS)
-        if not is_of_source or isinstance(error, torch.OutOfMemoryError):
+        # Only transformers runs here, and a damaged source makes it raise anything. Out of memory is no fault of the source.
+        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if isinstance(error, PotstillError) or is_memory:
             raise
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if place.is_local:
             raise ModelError(f"the {what} in {place} can't be loaded: {reason}") from error
+        advice = (
+            "check the spelling and the connection" if isinstance(error, OSError | ValueError) else "see what it says"
+        )
         raise ModelError(
-            f"there is no folder {place.name}, and the model hub gave no {what} of that name ({reason}): "
-            "check the spelling and the connection"
+            f"there is no folder {place.name}, and the model hub gave no {what} of that name ({reason}): {advice}"
         ) from error
 
 

@@ -117,6 +117,10 @@ def _parse(text: str, source: str) -> dict[str, object]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         message = str(error)
+    except RecursionError:
+        raise RecipeError(
+            f"{source} is not TOML that a recipe needs: brackets within brackets, hundreds deep"
+        ) from None
     if (place := re.search(r"line (\d+), column (\d+)", message)) is None:
         raise RecipeError(f"{source} is not TOML: {message}. Is a bracket or a quote still open?")
     line, column = text.split("\n")[int(place[1]) - 1], int(place[2])
@@ -149,6 +153,8 @@ def _value(text: str, setting: str) -> object:
         parsed = tomllib.loads(f"value = {text}")
         if list(parsed) == ["value"]:
             return deepcopy(parsed["value"])
+    except RecursionError:
+        raise RecipeError(f"--set {setting[:60]}...: brackets within brackets, hundreds deep") from None
     except tomllib.TOMLDecodeError as error:
         if text.startswith(_TOML_OPENERS):
             reason = str(error).partition(" (at")[0]
@@ -171,7 +177,7 @@ def refuse_paths_beside(places: Sequence[tuple[str, str]], file: Path) -> None:
     """Raise for a path that is not in the current directory but lies beside the recipe: surely that one is meant."""
     for name, value in places:
         beside = file.parent / value
-        if value not in _WORDS and not Path(value).exists() and beside.exists():
+        if value not in _WORDS and not os.path.exists(value) and os.path.exists(beside):
             raise RecipeError(
                 f'{file}: {name}: there is no "{value}" in the current directory, but one beside the recipe; paths start '
                 f'from where the command runs: write "{os.path.relpath(beside)}"'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -108,7 +109,7 @@ def check_is_apart(data: DataTable, out: Path) -> None:
     """A run inside its own text would change the text as it goes, and be read as text the next time."""
     for source in sources_of(data):
         folder = Path(source).expanduser()
-        if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        if os.path.isdir(folder) and out.resolve().is_relative_to(folder.resolve()):
             raise RecipeError(
                 f"the run's folder {out} lies inside the text it is to learn from ({source}): choose another (--out)"
             )

@@ -85,7 +85,7 @@ def _row(run: Path, model: ModelScores, name: str) -> Row:
 def _scores(run: Path) -> Mapping[str, Any]:
     try:
         return json.loads((run / "scores.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{run} holds no finished run ({error}): give the folder of `potstill compress`, `distill` or `demo`; of a run "
             "of stages, one of its stages/NAME"

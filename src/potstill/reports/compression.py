@@ -325,7 +325,7 @@ def _said(form: str, value: float | None) -> str:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} can't be read ({error}): run the search again, it goes on from what is there"
         ) from error

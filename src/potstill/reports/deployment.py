@@ -107,5 +107,5 @@ def _route_table(found: Facts) -> Table:
 def _json(path: Path) -> Facts:
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}): delete it and run the command again") from error

@@ -162,7 +162,7 @@ class Policy:
             found = json.loads(path.read_text("utf-8"))
         except OSError as error:
             raise DataError(f"the policy {path} can't be read: {error.strerror or error}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is no policy, it is not JSON: {error}") from error
         return policy_from_json(found, str(path))
 
@@ -188,16 +188,16 @@ def policy_from_json(found: object, where: str) -> Policy:
             Promise(
                 rho=_number(promise["rho"]),
                 delta=_number(promise["delta"]),
-                n=int(promise["n"]),
+                n=_count(promise["n"]),
                 share=_number(promise["share"]),
                 kept=_number(promise["kept"]),
             ),
-            Histogram(_numbers(histogram["edges"]), _numbers(histogram["shares"]), int(histogram["n"])),
+            Histogram(_numbers(histogram["edges"]), _numbers(histogram["shares"]), _count(histogram["n"])),
             Calibration(**found["calibration"]),
-            int(found["top_logprobs"]),
+            _count(found["top_logprobs"]),
         )
         _check(policy)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where} is a damaged policy: {error}. Calibrate again") from error
     return policy
 
@@ -223,6 +223,12 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no finite number")
     return float(value)
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is no count")
+    return value
 
 
 def _numbers(values: Sequence[object]) -> tuple[float, ...]:

@@ -77,7 +77,7 @@ def listed_tokens(listed: Iterable[Mapping[str, object]]) -> tuple[TokenLogprobs
             )
             for entry in listed
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(
             f'the log-probabilities of an answer are a list of {{"logprob": ..., "top_logprobs": [...]}}: {error!r}'
         ) from error

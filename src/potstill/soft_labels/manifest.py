@@ -93,7 +93,7 @@ class Manifest:
             tables = load(blob)
         except StoreError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, SafetensorError) as error:
             raise _damaged(path, str(error)) from error
         if manifest.identity != identity:
             raise _damaged(path, "it does not say what it said when it was written")

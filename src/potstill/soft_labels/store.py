@@ -85,7 +85,7 @@ class Store:
         """Files that were planned and are not there."""
         try:
             planned = json.loads((self.folder / PLAN).read_text("utf-8"))["shards"]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, RecursionError, KeyError):
             return []
         present = {shard.path.name for shard in self.shards}
         return [name for name in planned if name not in present]

@@ -125,7 +125,7 @@ class Line:
             raw = response.read()
         try:
             return json.loads(raw)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             begins = self._hidden(raw.decode("utf-8", "replace"))[:60]
             raise MalformedError(f"{error}: {begins!r}") from error
 

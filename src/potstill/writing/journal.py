@@ -100,7 +100,7 @@ class Journal:
             record = json.loads(line)
             if isinstance(record, dict) and (_FIRST if number == 1 else "id") in record:
                 return record
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         raise DataError(f"{self.path}, line {number} is damaged: delete that line and start the same command again")
 

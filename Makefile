@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow real-models bench-setup examples check lint types floors format clean FORCE
+.PHONY: help setup demo test test-slow real-models bench-setup examples check lint types floors sbom format clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,10 @@ types: setup ## pyright
 
 floors: setup ## a room imports only from the floors below it
 	@$(BIN)/lint-imports
+
+sbom: setup ## what a release is made of, from uv.lock, as CycloneDX: dist/sbom.json
+	@mkdir -p dist
+	@.tools/uv/bin/uv export --quiet --frozen --preview-features sbom-export --all-extras --no-dev --format cyclonedx1.5 -o dist/sbom.json
 
 format: setup ## put formatting and imports in order
 	@$(BIN)/ruff check --fix-only

@@ -111,11 +111,9 @@ def train(
 
     Batches of a kind `OnPolicy` are the student's own text, written as it learns; a teacher that is the student's average follows it.
     `annealing` changes the measure's alpha from step to step; in a step where it is 0 no teacher is asked.
-
-    With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and one at the end. On CPU, a run that
-    was killed and resumed gives the same bits as one that was not. Under FSDP2 a divided copy learns, and the student that was given has
-    its weights at the end. A step whose loss or gradient is no number, or whose gradient is many times as long as usual, is left out
-    (`Step.skipped`); NotFiniteError where the first is, or many in a row.
+    With a folder, its newest checkpoint is taken up, one is written every `checkpoint_every` steps and at the end; killed and resumed on a
+    CPU, a run gives the same bits. Under FSDP2 a divided copy learns, and the student has its weights at the end. A step whose loss or
+    gradient is no number, or far too long, is left out (`Step.skipped`); NotFiniteError where the first is, or many in a row.
     """
     accelerator = join_processes()
     sharding = sharding_of(accelerator)
@@ -146,8 +144,7 @@ def train(
         marks = Marks(measures.of_step(index), asked, learner.features)
         means, found = _gradient_of_step(accelerator, learner.objective, marks, batch, parts, settings, index + 1)
         norm = _clip_(accelerator, learner.working, settings.max_gradient_norm)
-        objection = watch.judge(index + 1, means["loss"].item(), norm, rate)
-        if objection is None:
+        if (objection := watch.judge(index + 1, means["loss"].item(), norm, rate)) is None:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         learner.gather_(wanted=average is not None or index + 1 == settings.steps)

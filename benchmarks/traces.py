@@ -1,6 +1,6 @@
 """What a student learns from a teacher's written reasoning: worked steps beside bare answers, filtered or not, with soft labels or without.
 
-    .venv/bin/python benchmarks/traces.py           (after reasoning_problems.py; an hour on one core; resumes; writes traces.md)
+    .venv/bin/python benchmarks/traces.py           (after reasoning_problems.py; an hour and a half on one core; resumes; writes traces.md)
 
 The teacher, a Llama of four layers over single characters, has learned 30,000 sums with their worked steps. It works 3,000 others, which
 the student learns from: a Llama of two layers. All arms of a seed read as many tokens. Asked are 500 sums that neither has seen, greedily;
@@ -130,11 +130,9 @@ def run() -> None:
         found["teacher"] = right(teacher, tokenizer, asked)
         print("teacher", found["teacher"], flush=True)
     wrote = OUT / "written"
-    began = time.process_time()
     with Journal(wrote / "journal.jsonl", {"model": "teacher of traces"}) as journal:
         for _ in write(prompts, LocalWriter(teacher, tokenizer, Sampling(max_new_tokens=90), rows=64), journal):
             pass
-        found.setdefault("seconds of writing", time.process_time() - began)
         rationale = Rationale.of(PATTERN)
         exact = Selection((judged("exact", judge_of("exact")),), rationale=rationale)
         filtered, everything = select(prompts, journal, exact), select(prompts, journal, Selection(rationale=rationale))
@@ -198,7 +196,9 @@ def page(found: dict) -> str:
             f"*{date.today().isoformat()}; `benchmarks/traces.py`; one of {os.cpu_count()} cores "
             f"({torch.backends.cpu.get_cpu_capability()}), float32; torch {version('torch')}, transformers {version('transformers')}.*",
             f"*Sums of three and four numbers (reasoning-gym's chain_sum). The teacher has {found['teacher']:.1%} right; it wrote steps "
-            f"for {ASKED_OF_TEACHER:,} sums at temperature 1, of which {everything:,} could be read and {kept:,} end with the right answer. Students read {STEPS:,} steps of {ROWS} x {LENGTH} tokens; {HELD_OUT} sums held out.*",
+            f"for {ASKED_OF_TEACHER:,} sums at temperature 1, of which {everything:,} could be read and {kept:,} end with the right answer.",
+            f"Students read {STEPS:,} steps of {ROWS} x {LENGTH} tokens; {HELD_OUT} sums held out. Seconds of the processor, of which other work "
+            "took its part of caches and of its twin.*",
             "",
             *lines,
             "",

@@ -196,9 +196,9 @@ def page(found: dict) -> str:
             f"*{date.today().isoformat()}; `benchmarks/traces.py`; one of {os.cpu_count()} cores "
             f"({torch.backends.cpu.get_cpu_capability()}), float32; torch {version('torch')}, transformers {version('transformers')}.*",
             f"*Sums of three and four numbers (reasoning-gym's chain_sum). The teacher has {found['teacher']:.1%} right; it wrote steps "
-            f"for {ASKED_OF_TEACHER:,} sums at temperature 1, of which {everything:,} could be read and {kept:,} end with the right answer.",
-            f"Students read {STEPS:,} steps of {ROWS} x {LENGTH} tokens; {HELD_OUT} sums held out. Seconds of the processor, of which other work "
-            "took its part of caches and of its twin.*",
+            f"for {ASKED_OF_TEACHER:,} sums at temperature 1, of which {everything:,} could be read and {kept:,} end with the right "
+            f"answer. Students read {STEPS:,} steps of {ROWS} x {LENGTH} tokens; {HELD_OUT} sums held out. Seconds are of the processor, "
+            "while others used it as well.*",
             "",
             *lines,
             "",

@@ -31,7 +31,7 @@ def test_events_do_not_depend_on_how_bytes_come(texts, data):
     assert found == texts
 
 
-def test_lines_of_one_event_belongpieces_of():
+def test_lines_of_one_event_belong_together():
     assert EventReader().feed(b'data: {"a":\ndata: 1}\nid: 3\n\ndata:x\n\n') == ['{"a":\n1}', "x"]
     assert event({"a": "é\n"}) == 'data: {"a":"é\\n"}\n\n'.encode()
     with pytest.raises(ServerError, match="UTF-8"):

@@ -157,7 +157,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """The way back. DataError for a file that holds no policy, or one of a later version."""
+        """The way back. DataError for a file that holds no policy, or one of another version."""
         try:
             found = json.loads(path.read_text("utf-8"))
         except OSError as error:

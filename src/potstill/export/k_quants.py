@@ -1,4 +1,4 @@
-"""GGUF's K-quants: 256 weights a block, whose parts have scales of their own that are rounded too. What llama.cpp's reference writes.
+"""GGUF's K-quants: 256 weights a block, whose parts have scales of their own that are rounded too. They say what llama.cpp's own say.
 
     Q4_K   8 parts of 32: w = d · s · q - m · t,  q of 4 bits, scales s and offsets t of 6, d and m in f16; 4.5 bits a weight
     Q6_K   16 parts of 16: w = d · s · q,         q of 6 bits, s of 8, d in f16; 6.56 bits a weight

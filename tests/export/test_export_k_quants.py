@@ -9,7 +9,7 @@ import pytest
 import torch
 import xllamacpp
 from small_tokenizers import byte_level
-from tiny_models import GROUPED, tiny_model
+from tiny_models import FAMILIES, GROUPED, tiny_model
 
 from potstill.engines import LlamaServer
 from potstill.engines.reading import log_probabilities
@@ -119,3 +119,11 @@ def test_rows_that_256_does_not_divide_are_of_smaller_blocks(tmp_path):
     assert said["token_embd (64 inputs)"] == "Q8_0"
     assert said["ffn_down (40 inputs)"] == "F16"
     assert smaller_blocks_in(tmp_path / "tiny.gguf", "q8_0") == {}
+
+
+def test_positions_are_whole_whatever_their_rows(tmp_path):
+    model = tiny_model("gpt2", settings=FAMILIES["gpt2"] | {"vocab_size": 320})
+    save_gguf(model, byte_level(), tmp_path / "tiny.gguf", "q6_k")
+    said = smaller_blocks_in(tmp_path / "tiny.gguf", "q6_k")
+    assert any(one.startswith("token_embd") for one in said)
+    assert not any(one.startswith("position_embd") for one in said)

@@ -29,7 +29,7 @@ _OF_SMALLER_BLOCKS = {"q4_k": "q5_0", "q6_k": "q8_0"}
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _OF_EMBEDDINGS = ("token_embd.weight", "output.weight")
 # Read by rows and added, not multiplied.
-_IN_FULL = ("position_embd.weight",)
+IN_FULL = ("position_embd.weight",)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def stored(name: str, tensor: Tensor, kind: GgufKind, *, num_layers: int) -> Sto
 
     types = gguf.GGMLQuantizationType
     values = tensor.detach().float().cpu().contiguous()
-    if values.ndim == 1 or name in _IN_FULL:
+    if values.ndim == 1 or name in IN_FULL:
         return Stored(values.numpy(), types.F32)
     wanted = _wanted(name, kind, num_layers)
     if values.shape[-1] % K_BLOCK:

@@ -12,7 +12,7 @@ from potstill.engines import LlamaServer
 from potstill.engines.reading import log_probabilities, tokens_of
 from potstill.errors import MissingExtraError, ModelError
 from potstill.export import kind_named, save_gguf
-from potstill.export.blocks import stored, values_of
+from potstill.export.blocks import KINDS, stored, values_of
 from potstill.export.gguf_file import bytes_in, head_in, types_in
 from potstill.export.grid import codes
 from potstill.models import load_model, load_tokenizer
@@ -88,6 +88,21 @@ def test_what_blocks_do_not_divide_stays_in_sixteen_bits(tmp_path):
     assert sum(sizes.values()) < (tmp_path / "tiny.gguf").stat().st_size
     head = head_in(tmp_path / "tiny.gguf", model, TOKENS)
     torch.testing.assert_close(head.weight, model.lm_head.weight.detach(), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_type_can_not_hold_is_refused(kind):
+    """Weights that are no numbers by every type; large ones where they, or the scales of their blocks, are beyond f16."""
+    weight = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    for wrong in (torch.nan, torch.inf, -torch.inf):
+        with pytest.raises(ModelError, match=r"ffn_up\.weight has weights that are NaN or infinite"):
+            stored("blk.0.ffn_up.weight", weight.index_fill(1, torch.tensor(7), wrong), kind, num_layers=1)
+    large = weight.index_fill(1, torch.tensor(7), -1e9)
+    if kind == "bf16":
+        assert torch.isfinite(values_of(stored("blk.0.ffn_up.weight", large, kind, num_layers=1))).all()
+        return
+    with pytest.raises(ModelError, match=r"ffn_up.weight has a weight of 1e\+09, which \w+ can't hold: write bf16"):
+        stored("blk.0.ffn_up.weight", large, kind, num_layers=1)
 
 
 @pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q4_1", "q4_0"])

@@ -55,11 +55,35 @@ def stored(name: str, tensor: Tensor, kind: GgufKind, *, num_layers: int) -> Sto
     """A tensor as it stands in a file of this type: vectors in float32, matrices in blocks.
 
     Where 256 doesn't divide the rows of a K-type they are of the next larger type of 32; where 32 doesn't, f16.
+    ModelError for weights that are no finite numbers, or that the type can't hold.
     """
+    values = tensor.detach().float().cpu().contiguous()
+    most = values.abs().max()
+    if not torch.isfinite(most):
+        raise ModelError(
+            f"{name} has weights that are NaN or infinite: the model is damaged, or its training went astray"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # said below
+        found = _stored(name, values, kind, num_layers)
+        # Scales are f16, and no larger than the weights.
+        if most > torch.finfo(torch.float16).max and not torch.isfinite(values_of(found)).all():
+            raise ModelError(
+                f"{name} has a weight of {most:.3g}, which {found.kind.name.lower()} can't hold: write bf16"
+            )
+    return found
+
+
+def values_of(one: Stored) -> Tensor:
+    """The numbers that an engine reads from it, in float32."""
+    import gguf
+
+    return torch.from_numpy(np.array(gguf.quants.dequantize(one.data, one.kind), dtype=np.float32))
+
+
+def _stored(name: str, values: Tensor, kind: GgufKind, num_layers: int) -> Stored:
     import gguf
 
     types = gguf.GGMLQuantizationType
-    values = tensor.detach().float().cpu().contiguous()
     if values.ndim == 1 or name in IN_FULL:
         return Stored(values.numpy(), types.F32)
     wanted = _wanted(name, kind, num_layers)
@@ -68,8 +92,6 @@ def stored(name: str, tensor: Tensor, kind: GgufKind, *, num_layers: int) -> Sto
     if wanted.startswith("q") and values.shape[-1] % BLOCK:
         wanted = "f16"
     if wanted == "f16":
-        if values.abs().max() > torch.finfo(torch.float16).max:
-            raise ModelError(f"{name} has a weight of {values.abs().max():.3g}, which f16 can't hold: write bf16")
         return Stored(values.numpy().astype(np.float16), types.F16)
     if wanted == "q4_0":
         return Stored(_four_bits(values), types.Q4_0)
@@ -77,13 +99,6 @@ def stored(name: str, tensor: Tensor, kind: GgufKind, *, num_layers: int) -> Sto
     if wanted in _OF_SMALLER_BLOCKS:
         return Stored((q4_k if wanted == "q4_k" else q6_k)(values.numpy()), found)
     return Stored(gguf.quants.quantize(values.numpy(), found), found)
-
-
-def values_of(one: Stored) -> Tensor:
-    """The numbers that an engine reads from it, in float32."""
-    import gguf
-
-    return torch.from_numpy(np.array(gguf.quants.dequantize(one.data, one.kind), dtype=np.float32))
 
 
 def _wanted(name: str, kind: GgufKind, num_layers: int) -> str:

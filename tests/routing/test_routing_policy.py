@@ -150,5 +150,18 @@ def test_a_histogram_of_few_different_values():
     most = histogram_of(np.array([0.7] * 95 + [0.9] * 5))
     assert most.shares == (0.0, 0.95, 0.05)
     two = histogram_of(np.array([0.2] * 30 + [0.7] * 70))
-    assert two.edges == (0.7,)
-    assert two.shares == (0.3, 0.7)
+    assert two.edges == (0.2, np.nextafter(0.2, 1), 0.7, np.nextafter(0.7, 1))
+    assert two.shares == (0.0, 0.3, 0.0, 0.7, 0.0)
+
+
+@pytest.mark.parametrize("others", [(-1.0, 2.0), (-1.0, -1.0)])
+def test_a_value_that_most_have_is_told_from_its_neighbours(others: tuple[float, float]):
+    """In the middle and as the greatest: traffic all above it is another, and the same traffic is not."""
+    scores = np.array([1.0] * 92 + [others[0]] * 4 + [others[1]] * 4)
+    alarm = DriftAlarm(histogram_of(scores), window=100)
+    last = [alarm.see(float(one)) for one in scores][-1]
+    assert last is not None
+    assert not last.fires
+    last = [alarm.see(1.5) for _ in range(100)][-1]
+    assert last is not None
+    assert last.fires

@@ -89,10 +89,10 @@ def _chi_square(freedom: int) -> float:
 
 
 def histogram_of(scores: np.ndarray, *, bins: int = 10) -> Histogram:
-    """Bins that hold about equally many; fewer where many scores are equal. Where all but a few are, a bin is that value alone."""
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
-    edges = edges[edges > scores.min()]
-    if not len(edges):
-        edges = np.array([scores.min(), np.nextafter(scores.min(), np.inf)])
+    """Bins that hold about equally many; a value that more than two bins' worth of scores have is a bin of its own."""
+    values, numbers = np.unique(scores, return_counts=True)
+    often = values[numbers > 2 * len(scores) / bins]
+    edges = np.quantile(scores, np.linspace(0, 1, bins + 1)[1:-1], method="higher")
+    edges = np.unique(np.concatenate([edges[edges > values[0]], often, np.nextafter(often, np.inf)]))
     counts = np.bincount(np.searchsorted(edges, scores, side="right"), minlength=len(edges) + 1)
     return Histogram(tuple(map(float, edges)), tuple(map(float, counts / len(scores))), len(scores))

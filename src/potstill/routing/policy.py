@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -193,7 +193,7 @@ def policy_from_json(found: object, where: str) -> Policy:
                 kept=_number(promise["kept"]),
             ),
             Histogram(_numbers(histogram["edges"]), _numbers(histogram["shares"]), _count(histogram["n"])),
-            Calibration(**found["calibration"]),
+            _calibration(found["calibration"]),
             _count(found["top_logprobs"]),
         )
         _check(policy)
@@ -213,22 +213,40 @@ def _check(policy: Policy) -> None:
         raise ValueError("the points do not rise")
     if not all(0 <= y <= 1 for _, y in points) or not (policy.threshold is None or 0 <= policy.threshold <= 1):
         raise ValueError("points and threshold are probabilities")
-    if len(policy.histogram.shares) != len(policy.histogram.edges) + 1:
-        raise ValueError("the histogram needs one share more than it has edges")
+    _check_histogram(policy.histogram)
     if not (0 < policy.promise.rho <= 1 and 0 < policy.promise.delta < 1):
         raise ValueError("rho is in (0, 1], delta in (0, 1)")
+
+
+def _calibration(found: object) -> Calibration:
+    if not isinstance(found, Mapping):
+        raise ValueError("the calibration is no object")
+    if wrong := [name for name, value in found.items() if not isinstance(value, str)]:
+        raise ValueError(f"the calibration's {wrong[0]} is a text, found {str(found[wrong[0]])[:80]!r}")
+    if found["answering"] not in get_args(Answering):
+        raise ValueError(f"answering is one of {', '.join(get_args(Answering))}, found {found['answering']!r}")
+    return Calibration(**found)  # type: ignore[arg-type]
+
+
+def _check_histogram(histogram: Histogram) -> None:
+    if len(histogram.shares) != len(histogram.edges) + 1:
+        raise ValueError("the histogram needs one share more than it has edges")
+    if any(a >= b for a, b in pairwise(histogram.edges)):
+        raise ValueError("the histogram's edges do not rise")
+    if min(histogram.shares) < 0 or abs(sum(histogram.shares) - 1) > 1e-6:
+        raise ValueError("the histogram's shares are at least 0 and sum to 1")
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        raise ValueError(f"{str(value)[:80]} is no count")
+    return value
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no finite number")
     return float(value)
-
-
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no count")
-    return value
 
 
 def _numbers(values: Sequence[object]) -> tuple[float, ...]:

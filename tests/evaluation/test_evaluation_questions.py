@@ -90,6 +90,14 @@ def test_a_question_stays_on_one_side(tmp_path) -> None:
             "may be the choice '1' or the number of the choice '2'",
         ),
         ([{"prompt": " \n", "answer": "a"}] * 3, "line 1: its `prompt` is empty"),
+        *(
+            (
+                [{"prompt": "a", "answer": "a", "choices": choices}] * 3,
+                "line 1: `choices` is a list of at least two different",
+            )
+            for choices in (5, "abc", {"a": 1, "b": 2}, [], ["a"], ["a", "a", "b"])
+        ),
+        ([{"prompt": "a", "answer": "a", "choices": ["a", ""]}] * 3, "one of the `choices` is empty"),
     ],
 )
 def test_mistakes_are_told(tmp_path, rows, message) -> None:

@@ -13,7 +13,7 @@ records.py           read_records: rows of JSONL, Parquet and datasets, each wit
 chat.py              a conversation through the tokenizer's template; only the assistant's turns count
 standard_library.py  the corpus that every machine with Python has
 tokenizing.py        tokenize -> TokenCorpus, flat arrays; bytes a token stands for
-judging.py           judge_of: whether what a model wrote is right; answer_among: which of several choices is
+judging.py           judge_of: whether what a model wrote is right; choices_among, answer_among: what there is to choose, which is
 spelling.py          spelled_tokens: which bytes each stands for
 splits.py            train, search, held out: decided by the hash of a document's key
 masking.py           MaskedBatches, Masking: windows with tokens hidden, for masked language models
@@ -33,7 +33,7 @@ from potstill.data.documents import (
     documents_of_records,
     read_documents,
 )
-from potstill.data.judging import Judge, Judging, answer_among, judge_of, pattern_of, plain
+from potstill.data.judging import Judge, Judging, answer_among, choices_among, judge_of, pattern_of, plain
 from potstill.data.masking import MaskedBatches, Masking, masked_in_order
 from potstill.data.packing import PackedBatches, PackingReport, best_fit, ordered_batches
 from potstill.data.preview import preview
@@ -67,6 +67,7 @@ __all__ = [
     "best_fit",
     "check_labelled",
     "check_learnable",
+    "choices_among",
     "classes_in_order",
     "documents_of_records",
     "judge_of",

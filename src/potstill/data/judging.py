@@ -58,6 +58,18 @@ def answer_among(answer: object, choices: Sequence[str], where: str) -> str:
     return found
 
 
+def choices_among(listed: object, where: str) -> tuple[str, ...]:
+    """What a row lists to choose from, as texts. DataError for what is no list of at least two different ones."""
+    choices = tuple(map(str, listed)) if isinstance(listed, list) else ()
+    if "" in choices:
+        raise DataError(
+            f"{where}: one of the `choices` is empty, and nothing can't be answered: give it a text, as none"
+        )
+    if len(set(choices)) < 2 or len(set(choices)) < len(choices):
+        raise DataError(f"{where}: `choices` is a list of at least two different answers, found {str(listed)[:80]}")
+    return choices
+
+
 def pattern_of(text: str) -> re.Pattern[str]:
     """DataError for what is no regular expression."""
     try:

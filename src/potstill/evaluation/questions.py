@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.data import Judging, answer_among, judge_of
+from potstill.data import Judging, answer_among, choices_among, judge_of
 from potstill.errors import DataError
 from potstill.evaluation.harness import HarnessTask, task_scores
 from potstill.models import Sampling, complete, ends_of, head_of
@@ -126,7 +126,7 @@ def _question(line: str, where: str) -> Question:
         raise DataError(f"{where} is not JSON: {error}") from error
     if not isinstance(found, Mapping) or not isinstance(found.get("prompt"), str) or "answer" not in found:
         raise DataError(f'{where}: a question is {{"prompt": "...", "answer": "..."}}, found {line[:80]}')
-    choices = tuple(str(one) for one in found.get("choices") or ())
+    choices = () if found.get("choices") is None else choices_among(found["choices"], where)
     answer = answer_among(found["answer"], choices, where) if choices else str(found["answer"])
     try:
         return Question(found["prompt"], answer, choices)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from potstill.data import Judge, answer_among, read_records
+from potstill.data import Judge, answer_among, choices_among, read_records
 from potstill.errors import DataError
 from potstill.routing.signals import SIGNALS, Signals, listed_tokens, signals_of
 from potstill.writing import Framing, Prompt, read_prompts
@@ -127,13 +127,7 @@ def _query(prompt: Prompt, row: Mapping[str, object], where: str) -> Query:
     domain, listed, answer = str(row.get("domain") or ""), row.get("choices"), row.get("answer")
     if listed is None:
         return Query(prompt, domain=domain)
-    choices = tuple(map(str, listed)) if isinstance(listed, list) else ()
-    if "" in choices:
-        raise DataError(
-            f"{where}: one of the `choices` is empty, and nothing can't be answered: give it a text, as none"
-        )
-    if len(set(choices)) < 2 or len(set(choices)) < len(choices):
-        raise DataError(f"{where}: `choices` is a list of at least two different answers, found {str(listed)[:80]}")
+    choices = choices_among(listed, where)
     if answer is not None:
         prompt = replace(prompt, answer=answer_among(answer, choices, where))
     # Among other choices it is another question, and its old answers are none.

@@ -30,7 +30,9 @@ SURE, UNSURE = -0.05, -4.0
 
 @dataclass
 class Behaviour:
-    """What the engine does. A question with the word "hard" is answered unsurely; `shape`: of log-probabilities of completions."""
+    """What the engine does. A question with the word "hard" is answered unsurely, as are a completion's choices after the first.
+
+    `shape`: of log-probabilities of completions."""
 
     name: str = "student"
     fault: str | None = None
@@ -184,7 +186,10 @@ class FakeEngine:
         usage = {"prompt_tokens": 7, "completion_tokens": len(tokens), "total_tokens": 7 + len(tokens)}
         if not body.get("stream"):
             await asyncio.sleep(behaviour.seconds_a_token * len(tokens))
-            whole = json.dumps({**_part(body, behaviour, tokens, is_chat, whole=True), "usage": usage}).encode()
+            answer = _part(body, behaviour, tokens, is_chat, whole=True)
+            unsure = _part(body | {"prompt": "hard"}, behaviour, tokens, is_chat, whole=True)["choices"][0]
+            answer["choices"] += [unsure | {"index": index} for index in range(1, body.get("n", 1))]
+            whole = json.dumps({**answer, "usage": usage}).encode()
             _reply(writer, 200, whole[: len(whole) // 2] if fault == "half" else whole, length=len(whole))
             return fault != "half"
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")

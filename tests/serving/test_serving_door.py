@@ -293,6 +293,25 @@ def test_an_alarm_is_raised_when_traffic_changes(caplog):
     assert caplog.text.count("calibrate again") == 1
 
 
+def test_several_answers_to_a_question_are_no_drift(caplog):
+    """The least sure of them decides who answers; the alarm counts one of each request, as calibration did."""
+    with (
+        engine() as student,
+        engine(name="teacher") as teacher,
+        open_door(student=student, teacher=teacher, by=policy()) as door,
+        httpx.Client() as client,
+    ):
+        for text in (EASY, HARD) * 250:
+            reply = client.post(f"{door.url}/v1/completions", json={"prompt": text, "n": 3})
+        text = client.get(f"{door.url}/metrics").text
+    assert reply.headers["x-potstill-reason"] == "unsure"
+    assert (
+        sample(text, 'potstill_requests_total{mode="routed",answered_by="teacher",reason="unsure",status="200"}') == 500
+    )
+    assert sample(text, "potstill_drift_psi") < 0.01
+    assert sample(text, "potstill_drift_alarm") == 0
+
+
 def test_health_says_how_each_engine_is():
     with (
         engine() as student,

@@ -182,20 +182,20 @@ class Cascade:
         return Answer(Verdict("teacher", "student failed"), parts)
 
     def _judged(self, asked: Asked, heard: list[Part]) -> Verdict:
-        """By the least sure of its choices, where there are several."""
+        """By the least sure of its choices, where there are several. The alarm sees the first: of several the least is always lower."""
         try:
             tokens = tokens_of(heard, self.policy.top_logprobs)
-            decisions = [self.policy.decide(signals_of(one), prompt=asked.prompt) for one in tokens.values()]
+            decisions = [self.policy.decide(signals_of(tokens[one]), prompt=asked.prompt) for one in sorted(tokens)]
         except DataError as error:
             _LOG.debug("an answer that can't be judged: %s", error)
             return Verdict("teacher", "not judged", threshold=self.policy.threshold)
         decision = min(decisions, key=lambda one: one.confidence)
-        self._notice(decision)
+        self._metrics.confidence.see(decision.confidence)
+        self._notice(decisions[0])
         reason = "confident" if decision.answer_by == "student" else "unsure"
         return Verdict(decision.answer_by, reason, decision.confidence, decision.threshold)
 
     def _notice(self, decision: Decision) -> None:
-        self._metrics.confidence.see(decision.confidence)
         if (drift := self._alarm.see(decision.score)) is None:
             return
         self._metrics.psi.put(drift.psi)

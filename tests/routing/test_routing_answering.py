@@ -171,6 +171,8 @@ def test_the_command_goes_on_after_a_kill(workshop: Workshop):
     assert {path.name for path in (workshop.path / "out").iterdir()} == {
         "answers", "manifest.json", "policy.json", "report.html", "report.md", "route.json",
     }  # fmt: skip
+    elsewhere = [str(workshop.path / word) if word in ("student", "teacher") else word for word in command]
+    assert "60 were there already" in workshop.run(*elsewhere).output  # the same models by other paths
     assert "was written with new_tokens = 4" in refused(workshop, *command[:-5], "5")
 
 

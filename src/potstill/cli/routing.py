@@ -186,7 +186,8 @@ def _answerer(model: str, queries: tuple[Query, ...], answers: Answers, say: Cal
     if task_of(loaded) != "causal":
         raise RecipeError(f"{model} is a {type(loaded).__name__}, which can't answer: use a causal language model")
     fingerprint = fingerprint_of_model(loaded)
-    identity = {"model": model, "fingerprint": fingerprint, "tokenizer": fingerprint_of_tokenizer(tokenizer), **asked}
+    # Not where it lies: a model that was moved goes on with the same journal.
+    identity = {"fingerprint": fingerprint, "tokenizer": fingerprint_of_tokenizer(tokenizer), **asked}
     hold_in_(loaded, faster_dtype(this_device()))
     here = on_this_device(loaded)
     if choices:

@@ -12,6 +12,10 @@ import pytest
 from commands import Workshop
 from transformers import AutoModelForCausalLM
 
+from potstill.cli.deploying import queries_of
+from potstill.evaluation import read_questions
+from potstill.routing.queries import read_queries
+
 SMALL = [
     "-s",
     "training.length=24",
@@ -265,3 +269,14 @@ def test_questions_and_a_task_beside_text(workshop: Workshop, texts: Path) -> No
     said = " ".join((texts / "run" / "report.md").read_text().split())
     assert routed["said"] in said
     assert "the questions that it was judged by" in said
+
+
+@pytest.mark.parametrize("judging", ["choice", "exact"])
+def test_a_router_is_calibrated_on_answers_as_they_were_judged(judging, tmp_path: Path) -> None:
+    asked = [{"prompt": f"word{n} and", "answer": n % 2, "choices": ["word", "number"]} for n in range(60)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked), "utf-8")
+    rows = queries_of(read_questions(tmp_path / "own.jsonl", judging=judging))
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows), "utf-8")
+    queries = read_queries(tmp_path / "queries.jsonl")
+    assert {one.choices for one in queries} == {("word", "number") if judging == "choice" else ()}
+    assert [one.prompt.answer for one in queries[:2]] == ["word", "number"]

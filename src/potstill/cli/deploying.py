@@ -55,6 +55,14 @@ def deploy(search: Search, teacher: str, console: Console) -> None:
     _route(search, teacher, route, console)
 
 
+def queries_of(asked: Questions) -> list[dict[str, object]]:
+    """Rows that are answered as the questions were: choices are left out where what is written was judged."""
+    rows: list[dict[str, object]] = [{"prompt": one.prompt, "answer": one.answer} for one in asked.items]
+    if asked.judging == "choice":
+        return [row | {"choices": one.choices} for row, one in zip(rows, asked.items, strict=True)]
+    return rows
+
+
 def _draft(search: Search, teacher: str, folder: Path, console: Console) -> None:
     beginning = min(_PROMPT_TOKENS, search.job.length // 2)
     wanted = Drafted(_PROMPTS, beginning, beginning, (0.0, 1.0), 6, "2", None, None)
@@ -95,11 +103,7 @@ def _by_next_tokens(search: Search, teacher: str, folder: Path, console: Console
 
 
 def _by_questions(search: Search, teacher: str, asked: Questions, folder: Path, console: Console) -> None:
-    rows = [
-        {"prompt": one.prompt, "answer": one.answer} | ({"choices": one.choices} if one.choices else {})
-        for one in asked.items
-    ]
-    path = _rows(folder / "queries.jsonl", rows)
+    path = _rows(folder / "queries.jsonl", queries_of(asked))
     judging = "exact" if asked.judging == "choice" else asked.judging
     answers = Answers(str(search.path / "student"), teacher, judging, asked.how, False, asked.new_tokens, 8, None)
     route_queries(str(path), folder, answers, Wanted(), None, console, Console(stderr=True))

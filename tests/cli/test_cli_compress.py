@@ -269,6 +269,15 @@ def test_questions_and_a_task_beside_text(workshop: Workshop, texts: Path) -> No
     said = " ".join((texts / "run" / "report.md").read_text().split())
     assert routed["said"] in said
     assert "the questions that it was judged by" in said
+    route = texts / "run" / "route"
+    (route / "policy.json").unlink()
+    (route / "route.json").unlink()
+    journal = route / "answers" / "student.jsonl"
+    journal.write_text(journal.read_text().replace("choice", "written", 1))
+    last = compress(workshop, *(word for bar in bars for word in ("--keep", bar)), "--deploy")
+    assert last.exit_code == result.exit_code, last.output
+    assert "no router" in last.output
+    assert "was written with answering = 'written'" in " ".join(last.output.split())
 
 
 @pytest.mark.parametrize("judging", ["choice", "exact"])

@@ -19,7 +19,7 @@ from potstill.cli.drafting import run_draft
 from potstill.cli.exporting import export_and_measure, wanted_of
 from potstill.cli.routing import Answers, calibrate_and_write, route_queries
 from potstill.data import TokenCorpus, prompts_of
-from potstill.errors import DataError, MissingExtraError, ModelError, NotFiniteError, ServerError
+from potstill.errors import DataError, MissingExtraError, ModelError, PotstillError, ServerError
 from potstill.evaluation import Questions
 from potstill.evaluation.measuring import written_whole
 from potstill.models import load_model, on_this_device, task_of
@@ -85,7 +85,7 @@ def _route(search: Search, teacher: str, folder: Path, console: Console) -> None
             _by_next_tokens(search, teacher, folder, console)
         else:
             _by_questions(search, teacher, asked, folder, console)
-    except (ModelError, DataError, NotFiniteError) as error:
+    except PotstillError as error:
         console.print(f"[yellow]no router: {escape(str(error))}[/yellow]")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -60,6 +61,13 @@ def test_a_student_comes_out(workshop: Workshop, texts: Path) -> None:
     assert {one["name"] for one in groups if one["by"] == "the document is in"} == {"even", "odd"}
     for name in ("report.html", "report.md", "scores.json", "student/README.md"):
         assert (texts / "run" / name).exists(), name
+    mine = texts / "run" / "route" / "answers" / "teacher.jsonl"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("answers that were paid for")
+    kept = compress(workshop, "--keep", "agreement=0.1%", "--deploy")
+    assert "of other queries and stays as it is" in " ".join(kept.output.split())
+    assert mine.read_text() == "answers that were paid for"
+    shutil.rmtree(texts / "run" / "route")
     again = compress(workshop, "--keep", "agreement=0.1%", "--deploy")
     assert again.exit_code == 0, again.output
     assert "not exported for llama.cpp" in again.output  # a tokenizer of single bytes has no merges

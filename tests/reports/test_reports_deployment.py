@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from potstill.errors import DataError
-from potstill.reports.deployment import deployment_tables
+from potstill.reports.deployment import deployment_tables, is_anothers
 
 MEASURED = {
     "format": "GGUF q8_0",
@@ -39,6 +39,7 @@ def test_exports_that_were_measured_are_shown(tmp_path: Path) -> None:
 
 def test_what_the_student_may_answer_is_shown(tmp_path: Path) -> None:
     found = {
+        "source": "next tokens of held-out text",
         "answering": "token",
         "said": "The student answers 58.3% of the queries.",
         "promise": {"share": 0.583, "kept": 0.988},
@@ -63,14 +64,44 @@ def test_what_the_student_may_answer_is_shown(tmp_path: Path) -> None:
         "Of whole answers nothing is promised",
     ):
         assert said in table.note
-    (tmp_path / "route" / "route.json").write_text(json.dumps(found | {"answering": "choice", "cost": None}))
+    asked = found | {"answering": "choice", "cost": None, "source": "before/it/was/moved/route/queries.jsonl"}
+    (tmp_path / "route" / "queries.jsonl").touch()
+    (tmp_path / "route" / "route.json").write_text(json.dumps(asked))
     [table] = deployment_tables(tmp_path)
     assert "the questions that it was judged by" in table.note
     assert "whole answers" not in table.note
+    (tmp_path / "route" / "route.json").write_text(json.dumps(asked | {"source": "mine.jsonl"}))
+    [table] = deployment_tables(tmp_path)
+    assert "Queries: mine.jsonl;" in table.note
+    (tmp_path / "route" / "route.json").write_text(json.dumps({"promise": found["promise"]}))
+    with pytest.raises(DataError, match=r"route.json has no 'source', .* calibrate again"):
+        list(deployment_tables(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "is_mine"),
+    [
+        ({}, False),
+        ({"answers": ""}, True),
+        ({"policy.json": "{}"}, True),
+        ({"answers": "", "queries.jsonl": ""}, False),
+        ({"route.json": '{"source": "next tokens of held-out text"}', "policy.json": "{}"}, False),
+        ({"route.json": '{"source": "runs/x/route/queries.jsonl"}', "queries.jsonl": ""}, False),
+        ({"route.json": '{"source": "route/queries.jsonl"}'}, True),
+        ({"route.json": '{"source": "mine.jsonl"}', "queries.jsonl": ""}, True),
+    ],
+)
+def test_whose_queries_a_router_is_of(files: dict[str, str], is_mine: bool, tmp_path: Path) -> None:
+    route = tmp_path / "route"
+    route.mkdir()
+    for name, content in files.items():
+        (route / name).write_text(content)
+    assert is_anothers(route) == is_mine
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     leave(tmp_path, "export-q8_0", MEASURED)
-    (tmp_path / "export-q8_0" / "export.json").write_text("{")
-    with pytest.raises(DataError, match="is damaged"):
-        list(deployment_tables(tmp_path))
+    for content in ("{", "[]"):
+        (tmp_path / "export-q8_0" / "export.json").write_text(content)
+        with pytest.raises(DataError, match="is damaged"):
+            list(deployment_tables(tmp_path))

@@ -23,7 +23,7 @@ from potstill.errors import DataError, MissingExtraError, ModelError, PotstillEr
 from potstill.evaluation import Questions
 from potstill.evaluation.measuring import written_whole
 from potstill.models import load_model, on_this_device, task_of
-from potstill.reports.deployment import is_measured
+from potstill.reports.deployment import NEXT_TOKENS, is_anothers, is_measured
 from potstill.routing.calibration import Asked, Wanted
 from potstill.routing.curves import Costs
 from potstill.routing.places import scored_places
@@ -35,7 +35,6 @@ from potstill.search.kept import Kept
 _KIND, _TOKENS, _PROMPTS, _PROMPT_TOKENS = "q8_0", 4_000, 16, 32
 # So many tokens of held-out text are read for the router; of them places are drawn.
 _READ = 16_000
-_NEXT_TOKENS = "next tokens of held-out text"
 
 
 def deploy(search: Search, teacher: str, console: Console) -> None:
@@ -77,10 +76,16 @@ def _route(search: Search, teacher: str, folder: Path, console: Console) -> None
     """By the questions that a bar is made of, those it was judged by; without any, by next tokens of held-out text."""
     asked = next((judged for _, judged in search.job.questions.values() if isinstance(judged, Questions)), None)
     facts = {"queries": "next tokens" if asked is None else asked.fingerprint}
-    Kept(search.folder).begin("route", facts, [folder])
-    if (folder / "policy.json").exists():
-        return
     try:
+        if is_anothers(folder):
+            console.print(
+                f"{escape(str(folder))} is of other queries and stays as it is: move it to have a router made here"
+            )
+            return
+        if (why := Kept(search.folder).begin("route", facts, [folder])) is not None:
+            console.print(f"[yellow]route: done again, because {escape(why)}[/yellow]")
+        if (folder / "policy.json").exists():
+            return
         if asked is None:
             _by_next_tokens(search, teacher, folder, console)
         else:
@@ -98,7 +103,7 @@ def _by_next_tokens(search: Search, teacher: str, folder: Path, console: Console
         "token", *(f"{name} {fingerprint_of_model(one)}" for name, one in (("student", student), (teacher, large)))
     )
     calibrate_and_write(
-        found, asked, Wanted(), folder, _NEXT_TOKENS, ("the student", Path(teacher).name), _costs(search), console
+        found, asked, Wanted(), folder, NEXT_TOKENS, ("the student", Path(teacher).name), _costs(search), console
     )
 
 

@@ -11,6 +11,8 @@ from potstill.errors import DataError
 from potstill.reports.page import Cell, Row, Table, number_cell
 
 Facts = Mapping[str, Any]
+NEXT_TOKENS = "next tokens of held-out text"
+_ROUTE = ("source", "answering", "said", "promise", "figures", "random", "cost")
 
 
 def deployment_tables(folder: Path) -> Iterator[Table]:
@@ -20,12 +22,27 @@ def deployment_tables(folder: Path) -> Iterator[Table]:
     if (folder / "draft" / "draft.json").exists():
         yield _draft_table(_json(folder / "draft" / "draft.json"))
     if (folder / "route" / "policy.json").exists():  # written last
-        yield _route_table(_json(folder / "route" / "route.json"))
+        yield _route_table(folder / "route")
 
 
 def is_measured(export: Facts) -> bool:
     """Whether what export.json speaks of was measured to the end: a kill, or a file that can't be run, leaves it without scores."""
     return "scores" in export
+
+
+def is_anothers(route: Path) -> bool:
+    """Whether `potstill route` left there what it had from queries of someone's own, not a search. DataError for a damaged file."""
+    if (route / "route.json").exists():
+        return not _is_of_search(_json(route / "route.json"), route)
+    has_queries = (route / "queries.jsonl").exists()
+    return not has_queries and any((route / name).exists() for name in ("answers", "policy.json"))
+
+
+def _is_of_search(found: Facts, route: Path) -> bool:
+    """By what was read: the folder may have been moved since."""
+    source = str(found.get("source"))
+    queries = route / "queries.jsonl"
+    return source == NEXT_TOKENS or (Path(source).parts[-2:] == queries.parts[-2:] and queries.exists())
 
 
 def _export_table(exports: list[Facts]) -> Table:
@@ -72,7 +89,12 @@ def _draft_table(found: Facts) -> Table:
     )
 
 
-def _route_table(found: Facts) -> Table:
+def _route_table(route: Path) -> Table:
+    found = _json(route / "route.json")
+    if missing := [name for name in _ROUTE if name not in found]:
+        raise DataError(
+            f"{route / 'route.json'} has no {missing[0]!r}, it is damaged or an earlier version's: delete {route} and calibrate again"
+        )
     promise, figures = found["promise"], found["figures"]
     teacher, student = (figures[name]["value"] for name in ("teacher", "student"))
     tossed = found["random"]["same_promise"]
@@ -83,15 +105,13 @@ def _route_table(found: Facts) -> Table:
         ),
         Row("the student alone, nothing promised", [Cell("100.0%"), Cell(f"{student / teacher:.1%}")]),
     ]
-    asked = (
-        "next tokens of held-out text, one at a time"
-        if found["answering"] == "token"
-        else "the questions that it was judged by"
-    )
+    is_token = found["answering"] == "token"
+    judged_by = "the questions that it was judged by" if _is_of_search(found, route) else found["source"]
+    asked = f"{NEXT_TOKENS}, one at a time" if is_token else judged_by
     note = f"{found['said']} Queries: {asked}; the promise is of traffic like them. route/report.html has every share."
     if found["cost"] is not None:
         note += f" It takes {found['cost']['relative']:.0%} of what asking the teacher alone takes, as the student is always asked."
-    if found["answering"] == "token":
+    if is_token:
         note += (
             " Of whole answers nothing is promised: calibrate on your own prompts (potstill route) before it serves."
         )
@@ -106,6 +126,10 @@ def _route_table(found: Facts) -> Table:
 
 def _json(path: Path) -> Facts:
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({error}): delete it and run the command again") from error
+        found = json.loads(path.read_text("utf-8"))
+        if isinstance(found, dict):
+            return found
+        error = "it holds no object"
+    except (OSError, ValueError, RecursionError) as failure:
+        error = failure
+    raise DataError(f"{path} is damaged ({error}): delete it and run the command again")

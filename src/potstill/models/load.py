@@ -62,9 +62,10 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Pre
 
 
 def load_shape(source: str | Path) -> PreTrainedModel:
-    """The model without its weights, on the meta device: shapes and sizes in no time and no memory. Errors as load_model's."""
+    """The model without its weights, on the meta device: shapes and sizes in no time and no memory. Errors as load_model's,
+    but that a folder needs no more than a config.json."""
     place = _find(source)
-    kind = AutoModelForCausalLM if place.gguf_file is not None else _kind_of(place)
+    kind = AutoModelForCausalLM if place.gguf_file is not None else _kind_of(place, needs_weights=False)
     settings = {} if place.gguf_file is None else {"gguf_file": place.gguf_file}
     with _explained(place, "model"), _quiet(place):
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=False, **settings)
@@ -117,10 +118,12 @@ def _find(source: str | Path) -> _Place:
     raise ModelError(f"there is no model at {source}: give a folder, a .gguf file or a name on the model hub")
 
 
-def _kind_of(place: _Place) -> type[AutoModelForCausalLM | AutoModelForMaskedLM | AutoModelForSequenceClassification]:
+def _kind_of(
+    place: _Place, *, needs_weights: bool = True
+) -> type[AutoModelForCausalLM | AutoModelForMaskedLM | AutoModelForSequenceClassification]:
     """Which of transformers' classes loads it. ModelError for what is neither a language model nor a text classifier."""
     if place.is_local:
-        _check_folder(Path(place.name))
+        _check_folder(Path(place.name), needs_weights=needs_weights)
     with _explained(place, "model"), _quiet(place):
         config = AutoConfig.from_pretrained(place.name, trust_remote_code=False)
     names = config.architectures or []
@@ -148,12 +151,12 @@ def _says_causal(names: list[str]) -> bool:
     return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, *, needs_weights: bool) -> None:
     files = {file.name for file in folder.iterdir()}
     if "config.json" not in files:
         found = ", ".join(sorted(files)[:5]) or "nothing"
         raise ModelError(f"{folder} is no model: it has no config.json (found {found}); give the folder that has one")
-    if not any(name.endswith(".safetensors") for name in files):
+    if needs_weights and not any(name.endswith(".safetensors") for name in files):
         if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in files):
             raise ModelError(
                 f"{folder} holds pickled weights only, which can run code when they are read: load them once with "

@@ -35,6 +35,7 @@ def measure_here(
 ) -> tuple[Workload, Measured]:
     """What the run will be made of, and how fast this machine is at it: text and models are loaded, a few steps are taken."""
     import potstill.reports  # noqa: F401  # every run ends with a page: what that brings in is part of starting
+    from potstill.models import this_device
     from potstill.planning import memory_of_machine
 
     tried = _tried_search if recipe.student.kind == "search" else _tried_job
@@ -42,7 +43,8 @@ def measure_here(
     with TemporaryDirectory() as place:
         work, measured = tried(recipe, Path(place) / "run", tokens, say, clock)
     before = measured.seconds_before + started
-    return work, replace(measured, seconds_before=before, memory=memory_of_machine())
+    on_accelerator = this_device().type == "cuda"
+    return work, replace(measured, seconds_before=before, memory=memory_of_machine(), on_accelerator=on_accelerator)
 
 
 def _tried_job(
@@ -85,6 +87,7 @@ def _tried_job(
         recipe.training.length,
         features=job.features,
         masking=job.masking,
+        teacher_held_out=job.teacher_held_out,
         manifest=manifest,
         is_stored=manifest is not None,
         control=work.controls > 0,
@@ -152,8 +155,12 @@ def _whole(recipe: Recipe, learned: int) -> int:
 def _lightened(recipe: Recipe, tokens: int | None) -> Recipe:
     """The same run where only its speed is asked: the teacher is here, little is looked at, of a text on paper the beginning is read."""
     changes: dict[str, object] = {}
-    if recipe.teacher.kind == "stored":
-        changes["teacher"] = recipe.teacher.model_copy(update={"kind": "live"})
+    teacher = recipe.teacher
+    if teacher.kind == "stored":
+        changes["teacher"] = teacher.model_copy(update={"kind": "live"})
+    if teacher.mixture is not None and teacher.mixture.one_at_a_time:
+        # All of the text would be labelled here; and teachers that label one at a time may not fit side by side.
+        changes["teacher"] = teacher.model_copy(update={"mixture": None})
     if recipe.student.kind in ("prune", "search"):
         changes["student"] = recipe.student.model_copy(update={"tokens": _FEW_TOKENS})
     if tokens is not None:

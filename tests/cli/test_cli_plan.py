@@ -96,7 +96,7 @@ def test_a_wrong_recipe_is_refused_as_the_run_would(workshop: Workshop, setting:
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_to_do(capsys: pytest.CaptureFixture[str]):
-    shape = ModelShape(10**9, 9 * 10**8, 10**8, 50_000, 2_048, 8_192, 24, 2_048, 8_192, 4 * 10**7)
+    shape = ModelShape(10**9, 9 * 10**8, 10**8, 50_000, 2_048, 8_192, 24, 2_048, 8_192, 4 * 10**7, 9 * 10**8)
     work = Workload("distill", shape, shape, steps=10, rows=8, length=512)
     small = Fleet(Accelerator("small", flops=1e14, memory=8e9, bandwidth=1e11, link=1e10, network=1e9))
     print_plan_of("it", work, small, plan_of(work, small), ["the gate"], Console(width=160))

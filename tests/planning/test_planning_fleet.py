@@ -75,7 +75,7 @@ def test_what_is_not_in_it_is_refused_with_what_is():
 def test_a_real_size():
     """Six operations a parameter a token at 40 % of the peak: 8 billion parameters, 10 billion tokens, about 340 H100 hours."""
     shape = ModelShape(
-        8_030_000_000, 6_980_000_000, 525_000_000, 128_256, 4_096, 14_336, 32, 4_096, 65_536, 218_000_000
+        8_030_000_000, 6_980_000_000, 525_000_000, 128_256, 4_096, 14_336, 32, 4_096, 65_536, 218_000_000, 6_980_000_000
     )
     work = replace(WORK, student=shape, teacher=shape, is_stored=True, rows=64, length=4_096)
     phase = Phase("distill", "", "learn", 1e10, 1e10 / (64 * 4_096))

@@ -8,8 +8,8 @@ import pytest
 
 from potstill.planning import ModelShape, Workload, Writing, flops_a_token, phases_of
 
-TEACHER = ModelShape(1_200, 1_000, 100, 50, 8, 16, 4, 8, 64, 250)
-STUDENT = ModelShape(700, 500, 100, 50, 8, 16, 2, 8, 32, 250)
+TEACHER = ModelShape(1_200, 1_000, 100, 50, 8, 16, 4, 8, 64, 250, 1_000)
+STUDENT = ModelShape(700, 500, 100, 50, 8, 16, 2, 8, 32, 250, 500)
 WORK = Workload("distill", TEACHER, STUDENT, steps=10, rows=4, length=16, held_out=200, controls=1, untouched=True)
 
 

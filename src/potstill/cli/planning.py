@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from potstill.errors import RecipeError
-from potstill.planning import Fleet, Measured, Plan, Room, Workload, accelerator
+from potstill.planning import Fleet, Measured, Need, Plan, Room, Workload, accelerator
 from potstill.planning.fleet import UTILIZATION
 
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
@@ -54,7 +54,7 @@ def print_plan_of(
         if room.missing:
             console.print(
                 f"[red]doesn't fit[/red]: {size(room.total)} are needed, {size(room.there)} are there, {size(room.missing)} too few. "
-                + escape(_advice(plan.advice.get(stage, [])))
+                + escape(_advice(stage, plan.advice.get(stage, [])))
             )
     disk = ", ".join(f"{size(found)} {what}" for what, found in plan.disk.items())
     console.print(f"\ndisk  {size(sum(plan.disk.values()))} at most: {disk}\n")
@@ -92,6 +92,7 @@ def print_json(name: str, work: Workload, where: Fleet | Measured, plan: Plan, l
         },
         "fits": not any(room.missing for room in plan.memory.values()),
         "advice": plan.advice,
+        "configuration": plan.how,
         "disk": plan.disk,
         "notes": plan.notes,
         "left_out": list(left_out),
@@ -158,10 +159,13 @@ def _room(room: Room) -> str:
     return f"{size(room.total)}{there}: {parts}"
 
 
-def _advice(found: Sequence[str]) -> str:
+def _advice(need: Need, found: Sequence[str]) -> str:
     if found:
         return "It fits with " + ", or ".join(found)
-    return "A smaller teacher or student, a shorter training.length, or accelerators with more memory (--gpu, --count) would do"
+    if need in ("label", "measuring"):
+        models = "the teacher is" if need == "label" else "teacher and student are"
+        return f"Here {models} whole on each device, however many there are: smaller models or accelerators with more memory would do"
+    return "A smaller teacher or student, a shorter training.length, or accelerators with more memory would do"
 
 
 def _finite(number: float) -> float | None:

@@ -27,19 +27,30 @@ from potstill.planning.disk import disk_of
 from potstill.planning.fleet import Fleet
 from potstill.planning.labels import LabelFormat, bytes_a_label
 from potstill.planning.measured import Measured, Trial, memory_of_machine, memory_of_process, try_out
-from potstill.planning.memory import Room, memory_of_labelling, memory_of_learning, remedies, remedies_of_labelling
-from potstill.planning.plans import Estimate, Plan, plan_of
+from potstill.planning.memory import (
+    Configuration,
+    Room,
+    configuration_of,
+    memory_of_labelling,
+    memory_of_learning,
+    memory_of_measuring,
+    remedies,
+    remedies_of_labelling,
+)
+from potstill.planning.plans import Estimate, Need, Plan, plan_of
 from potstill.planning.shapes import ModelShape, shape_of
 from potstill.planning.workload import Phase, Workload, Writing, flops_a_token, phases_of
 
 __all__ = [
     "ACCELERATORS",
     "Accelerator",
+    "Configuration",
     "Estimate",
     "Fleet",
     "LabelFormat",
     "Measured",
     "ModelShape",
+    "Need",
     "Phase",
     "Plan",
     "Room",
@@ -48,11 +59,13 @@ __all__ = [
     "Writing",
     "accelerator",
     "bytes_a_label",
+    "configuration_of",
     "disk_of",
     "flops_a_token",
     "memory_of_labelling",
     "memory_of_learning",
     "memory_of_machine",
+    "memory_of_measuring",
     "memory_of_process",
     "phases_of",
     "plan_of",

@@ -1,4 +1,4 @@
-"""So many accelerators side by side, each with its share of a step's rows; models too large for one are sharded (FSDP)."""
+"""So many accelerators side by side, each with its share of a step's rows, and all of the student or a part (docs/many-processes.md)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Literal
 
 from potstill.errors import RecipeError
 from potstill.planning.accelerators import Accelerator
-from potstill.planning.memory import is_teacher_sharded
-from potstill.planning.workload import Phase, Workload, flops_a_token
+from potstill.planning.memory import Configuration, configuration_of
+from potstill.planning.workload import Action, Phase, Workload, flops_a_token
 
 # Of the peak that a training reaches. Llama 3 405B was trained at 38 to 43 % of it on 8,192 to 16,384 H100s (arXiv:2407.21783, table 4).
 UTILIZATION = 0.40
@@ -21,6 +21,8 @@ _MARKING = 1.05
 # AdamW in fp32 reads weight, gradient and two moments, and writes three of them.
 _OPTIMIZER_BYTES = 28
 _NARROW, _WIDE = 2, 4
+# What each process does whole, however many there are.
+_UNSHARED: tuple[Action, ...] = ("read_teacher", "read_student", "weigh")
 
 Bound = Literal["computing", "between accelerators", "memory"]
 
@@ -61,27 +63,29 @@ class Fleet:
 
     def computing(self, work: Workload, phase: Phase) -> float:
         """Seconds of matmuls."""
-        speed = self.accelerator.flops * self.utilization * self.count
+        count = 1 if phase.action in _UNSHARED else self.count
+        speed = self.accelerator.flops * self.utilization * count
         return (_MARKING if phase.action == "mark" else 1.0) * phase.tokens * flops_a_token(work, phase.action) / speed
 
+    def configuration(self, work: Workload) -> Configuration:
+        """How the student is shared: the first of the two that fits."""
+        return configuration_of(work, count=self.count, there=self.accelerator)
+
     def travelling(self, work: Workload, phase: Phase) -> float:
-        """Seconds of gathering weights, 2 bytes each, and of reducing and scattering gradients, 4 bytes each."""
-        if self.count == 1:
+        """Seconds of adding up gradients, 4 bytes each, and, where weights are divided, of gathering them: a learning student's are of
+        4 bytes. Who labels or measures has whole models."""
+        if self.count == 1 or phase.action not in ("learn", "learn_hard"):
             return 0.0
-        teacher = _NARROW * work.teacher.parameters if is_teacher_sharded(work, self.accelerator, self.count) else 0
-        student = _NARROW * work.student.parameters
-        # Of rows that go through a model together, all accelerators counted.
-        passes = phase.tokens / (self._rows(work, phase) * work.length)
-        match phase.action:
-            case "mark" | "read_teacher" | "weigh":
-                moved = passes * teacher
-            case "read_student":
-                moved = passes * student
-            case "write":
-                return 0.0  # each accelerator writes with a whole student
-            case "learn" | "learn_hard":
-                is_marked = phase.action == "learn" and not work.is_stored
-                moved = passes * (2 * student + (teacher if is_marked else 0)) + phase.steps * _WIDE * work.trained
+        student, teacher = work.student, work.teacher
+        if self.configuration(work) == "ddp":
+            moved = phase.steps * 2 * _WIDE * work.trained  # scattered, and gathered again
+        else:
+            # Of rows that go through a model together, all accelerators counted.
+            share = min(work.rows, (work.micro_rows or work.rows) * self.count)
+            passes = phase.tokens / (share * work.length)
+            is_marked = phase.action == "learn" and not work.is_stored and not work.is_translated
+            layers = 2 * _WIDE * student.inside + (work.teacher_bytes * teacher.inside if is_marked else 0)
+            moved = passes * layers + phase.steps * _WIDE * (student.outside + work.trained)
         return moved * (self.count - 1) / self.count / self.wire
 
     def reading(self, work: Workload, phase: Phase) -> float:
@@ -92,9 +96,5 @@ class Fleet:
             cache = rows * work.length / 2 * work.student.cache
             turns = phase.tokens / (rows * self.count)
             return turns * _NARROW * (work.student.parameters + cache) / speed
-        return phase.steps * _OPTIMIZER_BYTES * work.trained / self.count / speed
-
-    def _rows(self, work: Workload, phase: Phase) -> int:
-        if phase.action in ("learn", "learn_hard"):
-            return min(work.rows, (work.micro_rows or work.rows) * self.count)
-        return (work.label_rows if phase.action == "mark" else 16) * self.count
+        shards = self.count if self.configuration(work) == "fsdp2" else 1
+        return phase.steps * _OPTIMIZER_BYTES * work.trained / shards / speed

@@ -19,6 +19,7 @@ from potstill.data import Masking, PackedBatches, TextBatches, TokenCorpus
 from potstill.evaluation import measure, speed
 from potstill.losses import HARD_LABELS, FeatureLoss, Measure, SoftLabelLoss
 from potstill.models import head_of, on_this_device, this_device
+from potstill.planning.accelerators import Accelerator
 from potstill.planning.workload import Action, Phase, Workload
 from potstill.runs import held_out_sample
 from potstill.soft_labels import Manifest, Store, begin_store, label
@@ -41,7 +42,8 @@ class Measured:
     seconds_timing   of timing teacher and student at the end, once
     bytes_a_label    of a stored label; None where none is stored
     process          bytes of memory that the process takes besides models: libraries and text
-    memory           bytes that this machine has
+    memory           bytes that models have on this machine: its accelerator's, where it has one
+    on_accelerator   whether it has one
     took             seconds that measuring took
     """
 
@@ -52,7 +54,14 @@ class Measured:
     bytes_a_label: float | None = None
     process: float = 0.0
     memory: float = float("inf")
+    on_accelerator: bool = False
     took: float = 0.0
+
+    @property
+    def there(self) -> Accelerator | float:
+        """What models have room on: an accelerator of which only the memory is known, or bytes of the machine's own memory."""
+        rate = float("inf")
+        return Accelerator("this one", rate, self.memory, rate, rate, rate) if self.on_accelerator else self.memory
 
     def seconds(self, work: Workload, phase: Phase) -> float:
         """Of a phase."""
@@ -66,6 +75,7 @@ class Trial:
     text       what the student learns from, `length` tokens a sequence
     corpus     the same as documents, to be labelled
     held_out   what models are measured on
+    teacher_held_out  the same in the tokens of a teacher of another tokenizer, beside whom students are not measured
     manifest   of the store of labels, where there is to be one; is_stored: these mark
     control    whether hard labels are learned from, too
     times      whether teacher and student are timed at the end
@@ -83,6 +93,7 @@ class Trial:
     length: int
     features: FeatureLoss | None = None
     masking: Masking | None = None
+    teacher_held_out: TokenCorpus | None = None
     manifest: Manifest | None = None
     is_stored: bool = False
     control: bool = True
@@ -156,20 +167,31 @@ def _labelling(
 
 def _reading(trial: Trial, clock: Callable[[], float]) -> tuple[float, float]:
     """Seconds a token of measuring (the teacher, the student beside what the teacher said)."""
-    few = held_out_sample(trial.held_out, 16 * trial.length, trial.length)
-    size, beside = trial.teacher.num_tokens, RememberingTeacher(trial.teacher)
-    shape, dtype = trial.length, trial.settings.dtype
 
-    def seconds(model: PreTrainedModel, teacher: Teacher | None) -> float:
+    def few_of(corpus: TokenCorpus, rows: int) -> TokenCorpus:
+        return held_out_sample(corpus, rows * trial.length, trial.length)
+
+    def seconds(model: PreTrainedModel, few: TokenCorpus, teacher: Teacher | None, size: int) -> float:
         began = clock()
-        measure(model, few, length=shape, teacher=teacher, size=size, dtype=dtype, masking=trial.masking)
+        measure(
+            model,
+            few,
+            length=trial.length,
+            teacher=teacher,
+            size=size,
+            dtype=trial.settings.dtype,
+            masking=trial.masking,
+        )
         return (clock() - began) / max(1, few.num_tokens)
 
-    one = held_out_sample(few, trial.length, trial.length)
-    measure(trial.student, one, length=shape, size=size, dtype=dtype, masking=trial.masking)  # warms up
-    alone = seconds(trial.teacher.model, None)
-    seconds(trial.student, beside)
-    return alone, seconds(trial.student, beside)
+    few, theirs = few_of(trial.held_out, 16), few_of(trial.teacher_held_out or trial.held_out, 16)
+    is_translated = trial.teacher_held_out is not None
+    beside = None if is_translated else RememberingTeacher(trial.teacher)
+    size = (trial.marker if is_translated else trial.teacher).num_tokens
+    seconds(trial.student, few_of(few, 1), None, size)  # warms up
+    alone = seconds(trial.teacher.model, theirs, None, trial.teacher.num_tokens)
+    seconds(trial.student, few, beside, size)
+    return alone, seconds(trial.student, few, beside, size)
 
 
 @dataclass(frozen=True)

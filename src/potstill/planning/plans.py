@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from potstill.errors import RecipeError
 from potstill.planning.accelerators import Accelerator
@@ -13,9 +14,12 @@ from potstill.planning.labels import bytes_a_label
 from potstill.planning.measured import Measured
 from potstill.planning.memory import (
     TEXT_AT_MOST,
+    Configuration,
     Room,
+    configuration_of,
     memory_of_labelling,
     memory_of_learning,
+    memory_of_measuring,
     remedies,
     remedies_of_labelling,
 )
@@ -23,6 +27,11 @@ from potstill.planning.workload import Phase, Stage, Workload, flops_a_token, ph
 
 # Weights below which an accelerator waits for its kernels to be started rather than for what they do.
 _SMALL = 100e6
+# Bytes a weight that a process has in its machine's memory of the models it reads.
+_READ = 4
+
+# What memory is needed for: the stages, and what comes before and after learning.
+Need = Literal[Stage, "measuring"]
 
 
 @dataclass(frozen=True)
@@ -41,18 +50,20 @@ class Plan:
     """Of a run.
 
     phases    in order
-    memory    by stage: on one accelerator, or on this machine
-    advice    by stage that doesn't fit, what would make it
+    memory    by stage, and of measuring models where that takes more than learning: on one accelerator, or on this machine
+    advice    by what doesn't fit, what would make it
     disk      bytes by what they are for, at their most
     devices   accelerators, 1 for this machine
+    how       the student is in each of them whole (ddp) or divided among them (fsdp2); None where there is one
     notes     what was measured, what is assumed, what is left out
     """
 
     phases: tuple[Estimate, ...]
-    memory: dict[Stage, Room]
-    advice: dict[Stage, list[str]]
+    memory: dict[Need, Room]
+    advice: dict[Need, list[str]]
     disk: dict[str, float]
     devices: int
+    how: Configuration | None
     notes: tuple[str, ...]
 
     @property
@@ -74,14 +85,8 @@ class Plan:
 
 def plan_of(work: Workload, where: Fleet | Measured, *, price: float | None = None) -> Plan:
     """The plan. `price`: of one accelerator (or of this machine) an hour. RecipeError for what could not be started."""
-    if price is not None and not (price >= 0 and math.isfinite(price)):
-        raise RecipeError(f"--price is what an accelerator costs an hour, 0 or more, found {price:g}")
     devices = where.count if isinstance(where, Fleet) else 1
-    if work.rows < devices:
-        raise RecipeError(
-            f"a step has {work.rows} sequences and there are {devices} accelerators, which would have nothing to do: set training.rows "
-            f"to {devices} or more (--set training.rows={devices}), or take fewer"
-        )
+    _check(work, devices, price)
 
     def estimate(phase: Phase, flops: float, seconds: float, bound: str) -> Estimate:
         return Estimate(phase, flops, seconds, bound, None if price is None else price * devices * seconds / 3_600)
@@ -93,7 +98,7 @@ def plan_of(work: Workload, where: Fleet | Measured, *, price: float | None = No
             where.seconds(work, phase),
             where.bound(work, phase) if isinstance(where, Fleet) else "measured",
         )
-        for phase in phases_of(work)
+        for phase in _with_same_time(work, where, phases_of(work))
     ]
     if isinstance(where, Measured):
         # Labelling is a process of its own, and loads and reads by itself.
@@ -108,28 +113,72 @@ def plan_of(work: Workload, where: Fleet | Measured, *, price: float | None = No
             Phase(work.kind, "timing teacher and student", "weigh", 0.0), 0.0, where.seconds_timing, "measured"
         )
         phases = [one for one in (*before, *phases, after) if one.seconds > 0]
-    there: Accelerator | float = where.accelerator if isinstance(where, Fleet) else where.memory
-    memory: dict[Stage, Room] = {}
-    if work.labelled:
-        memory["label"] = memory_of_labelling(work, count=devices, there=there)
-    memory[work.kind] = memory_of_learning(work, count=devices, there=there)
-    if isinstance(where, Measured):
-        for stage, room in memory.items():
-            memory[stage] = Room({"process": where.process} | room.needed, room.there)
-        there = where.memory - where.process
-    advice: dict[Stage, list[str]] = {
-        stage: (remedies_of_labelling if stage == "label" else remedies)(work, count=devices, there=there)
-        for stage, room in memory.items()
-        if room.missing
-    }
+    there = where.accelerator if isinstance(where, Fleet) else where.there
+    how = configuration_of(work, count=devices, there=there)
+    memory = _memory(work, devices, there, how)
+    if isinstance(where, Measured) and not isinstance(there, Accelerator):
+        for need, room in memory.items():
+            memory[need] = Room({"process": where.process} | room.needed, room.there)
+        there = there - where.process
     return Plan(
         tuple(phases),
         memory,
-        advice,
+        {need: _advice(work, need, devices, there) for need, room in memory.items() if room.missing},
         disk_of(work, label_bytes=where.bytes_a_label if isinstance(where, Measured) else None),
         devices,
+        None if devices == 1 else how,
         tuple(_notes(work, where)),
     )
+
+
+def _check(work: Workload, devices: int, price: float | None) -> None:
+    if price is not None and not (price >= 0 and math.isfinite(price)):
+        raise RecipeError(f"--price is what an accelerator costs an hour, 0 or more, found {price:g}")
+    if work.kind == "compress" and devices > 1:
+        raise RecipeError(
+            f"a search is one process's work, on one accelerator, and --count says {devices}: leave it out"
+        )
+    if work.rows < devices:
+        raise RecipeError(
+            f"a step has {work.rows} sequences and there are {devices} accelerators, which would have nothing to do: set training.rows "
+            f"to {devices} or more (--set training.rows={devices}), or take fewer"
+        )
+
+
+def _with_same_time(work: Workload, where: Fleet | Measured, phases: list[Phase]) -> list[Phase]:
+    """The same, with the control that learns for as long as the student did: how many tokens that is depends on where."""
+    if not work.same_time:
+        return phases
+    hard = Phase(work.kind, "a control learns for as long as the student", "learn_hard", work.tokens, work.steps)
+    soft = sum(where.seconds(work, phase) for phase in phases if phase.action in ("learn", "write"))
+    times = soft / max(where.seconds(work, hard), 1e-9)
+    longer = replace(hard, tokens=times * hard.tokens, steps=times * hard.steps)
+    place = next(number for number, phase in enumerate(phases) if phase.action == "learn_hard")
+    return [*phases[: place + 1], longer, *phases[place + 1 :]]
+
+
+def _memory(work: Workload, devices: int, there: Accelerator | float, how: Configuration) -> dict[Need, Room]:
+    memory: dict[Need, Room] = {}
+    if work.labelled:
+        memory["label"] = memory_of_labelling(work, there=there)
+    learning, measuring = (
+        memory_of_learning(work, count=devices, there=there, how=how),
+        memory_of_measuring(work, there=there),
+    )
+    memory[work.kind] = learning
+    if measuring.total > learning.total:
+        memory["measuring"] = measuring
+    return memory
+
+
+def _advice(work: Workload, need: Need, devices: int, there: Accelerator | float) -> list[str]:
+    match need:
+        case "label":
+            return remedies_of_labelling(work, there=there)
+        case "measuring":
+            return []  # both models have to be whole on one device
+        case "distill" | "compress":
+            return remedies(work, count=devices, there=there)
 
 
 def _notes(work: Workload, where: Fleet | Measured) -> list[str]:
@@ -144,12 +193,13 @@ def _notes(work: Workload, where: Fleet | Measured) -> list[str]:
         ]
         if where.count > 1:
             notes.append(
-                f"assumed: {where.wire / 1e9:,.0f} GB/s between accelerators, used while they compute; machines of eight; the student is "
-                "sharded over all of them, a teacher that takes more than half of one as well"
+                f"assumed: {where.wire / 1e9:,.0f} GB/s between accelerators, used while they compute; machines of eight"
             )
+            notes += _of_sharing(work, where)
     if work.labelled and not (isinstance(where, Measured) and where.bytes_a_label):
         notes.append(
-            f"assumed: {bytes_a_label(work.labels, work.teacher):.1f} bytes a label, as measured on SmolLM2 (benchmarks/store.md)"
+            f"assumed: {bytes_a_label(work.labels, work.teacher):.1f} bytes a label, as measured on SmolLM2 (benchmarks/store.md); text "
+            "unlike the teacher's own takes several times as much"
         )
     if work.text:
         notes.append(
@@ -162,3 +212,17 @@ def _notes(work: Workload, where: Fleet | Measured) -> list[str]:
             "assumed: a student of half the teacher's size, and as many candidates as other searches trained (benchmarks/search.md)"
         )
     return notes
+
+
+def _of_sharing(work: Workload, where: Fleet) -> list[str]:
+    """How the processes share the student, and what none of them shares."""
+    how = where.configuration(work)
+    words = {
+        "ddp": "all of student and teacher on each accelerator",
+        "fsdp2": "the student divided over all of them, and a live teacher's layers; models are measured whole",
+    }
+    both = _READ * (work.teacher.parameters + work.student.parameters)
+    return [
+        f"planned for recipes/accelerate/{how}.yaml: {words[how]}",
+        f"the machine's own memory: about {both / 1e9:,.1f} GB in each process, for both models as they are read",
+    ]

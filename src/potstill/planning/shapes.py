@@ -29,6 +29,7 @@ class ModelShape:
     attention   width of a layer's queries, all heads together
     cache       numbers kept of one token, for writing on
     largest     weights of the largest layer
+    inside      weights of all layers together
     """
 
     parameters: int
@@ -41,6 +42,12 @@ class ModelShape:
     attention: int
     cache: int
     largest: int
+    inside: int
+
+    @property
+    def outside(self) -> int:
+        """Weights of no layer: embeddings, head, the last norm."""
+        return self.parameters - self.inside
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
@@ -64,6 +71,7 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
         attention=heads * (getattr(config, "head_dim", None) or config.hidden_size // heads),
         cache=cached_values(model),
         largest=max(layers),
+        inside=sum(layers),
     )
 
 

@@ -32,6 +32,7 @@ class Workload:
     steps         optimizer steps of a whole training
     rows          sequences a step; `micro_rows` of them a pass (None: all at once), of `length` tokens each
     is_stored     whether labels on disk mark, not the teacher
+    is_translated  whether the teacher has a tokenizer of its own
     labelled      predictions that the teacher is to put on disk; 0 for none
     labels        what is kept of each, `label_rows` sequences a pass of the teacher
     held_out      tokens that every model is measured on
@@ -40,6 +41,7 @@ class Workload:
     cuts          ways that a search cuts a size
     looks         candidates that a search may judge on held-out text
     controls      further students that learn from labels of the text over the same tokens
+    same_time     and one more, for as long as the student took
     untouched     whether the student is measured as it was, too
     text          tokens of the whole text, which are kept with the run
     teacher_bytes  a weight of the teacher; `bytes` a number of the forward pass
@@ -57,6 +59,7 @@ class Workload:
     length: int
     micro_rows: int | None = None
     is_stored: bool = False
+    is_translated: bool = False
     labelled: int = 0
     labels: LabelFormat = field(default_factory=LabelFormat)
     label_rows: int = 8
@@ -66,6 +69,7 @@ class Workload:
     cuts: int = 1
     looks: int = 0
     controls: int = 0
+    same_time: bool = False
     untouched: bool = False
     text: int = 0
     teacher_bytes: int = 2
@@ -74,6 +78,11 @@ class Workload:
     gradient_checkpointing: bool = False
     lora: float | None = None
     writing: Writing | None = None
+
+    @property
+    def reads_head(self) -> bool:
+        """Whether labels from disk are hidden states, which become logits by the teacher's head."""
+        return self.is_stored and self.labels.tier == "hidden"
 
     @property
     def tokens_per_step(self) -> int:
@@ -110,7 +119,7 @@ def phases_of(work: Workload) -> list[Phase]:
 
 
 def _of_distillation(work: Workload) -> list[Phase]:
-    students = 1 + work.controls + work.untouched
+    students = 1 + work.controls + work.same_time + work.untouched
     written = 0 if work.writing is None else work.steps * work.writing.rows * work.writing.new_tokens
     return [
         _phase("distill", "looking for what matters in the teacher", "weigh", work.looked_at),
@@ -137,8 +146,9 @@ def _of_search(work: Workload) -> list[Phase]:
 
 
 def _of_control(work: Workload, stage: Stage) -> Phase:
-    name = "the same student learns from hard labels"
-    return _phase(stage, name, "learn_hard", work.controls * work.tokens, work.controls * work.steps)
+    return _phase(
+        stage, "controls learn from the text", "learn_hard", work.controls * work.tokens, work.controls * work.steps
+    )
 
 
 def _phase(stage: Stage, name: str, action: Action, tokens: int | float, steps: int | float = 0) -> Phase:
@@ -160,8 +170,10 @@ def flops_a_token(work: Workload, action: Action) -> float:
             # Forward, gradient of what goes in, gradient of the weights: the last for those that learn.
             passes = 2 + (1 if work.lora is None else work.lora) + work.gradient_checkpointing
             learning = passes * of_student + 3 * of_students_head
-            is_marked = action == "learn" and not work.is_stored
-            return float(learning + (of_teacher + of_teachers_head if is_marked else 0))
+            if action == "learn":
+                learning += of_teachers_head if work.reads_head else 0
+                learning += 0 if work.is_stored else of_teacher + of_teachers_head
+            return float(learning)
 
 
 def _multiplied(shape: ModelShape, length: int) -> int:

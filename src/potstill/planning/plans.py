@@ -24,6 +24,7 @@ from potstill.planning.memory import (
     remedies_of_labelling,
 )
 from potstill.planning.workload import Phase, Stage, Workload, flops_a_token, phases_of
+from potstill.soft_labels import UNLIKE
 
 # Weights below which an accelerator waits for its kernels to be started rather than for what they do.
 _SMALL = 100e6
@@ -197,9 +198,10 @@ def _notes(work: Workload, where: Fleet | Measured) -> list[str]:
             )
             notes += _of_sharing(work, where)
     if work.labelled and not (isinstance(where, Measured) and where.bytes_a_label):
+        size = bytes_a_label(work.labels, work.teacher)
         notes.append(
-            f"assumed: {bytes_a_label(work.labels, work.teacher):.1f} bytes a label, as measured on SmolLM2 (benchmarks/store.md); text "
-            "unlike the teacher's own takes several times as much"
+            f"assumed: {size:.1f} bytes a label, as measured on SmolLM2 (benchmarks/store.md)"
+            + (f"; text unlike the teacher's takes up to {UNLIKE * size:.0f}" if work.labels.tier == "sampled" else "")
         )
     if work.text:
         notes.append(

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from potstill.errors import RecipeError
-from potstill.models import size_of
+from potstill.models import head_of, size_of
 from potstill.runs import memory_of
 from potstill.search.compression import Search
 from potstill.search.timing import Rates, half_of
+from potstill.soft_labels import size_of_label
 
 # All that the search trains besides the chosen student, as shares of its own training, with one cut a size and with more, and how often it
 # looks at a student: measured in benchmarks/search.md.
 _BESIDES, _BESIDES_OF_MORE = 1.2, 2.3
 LOOKS = 12
-_BYTES_A_LABEL = 60  # of a stored label, with text unlike the teacher's
 _STATE = 12  # bytes a parameter of a checkpoint: weights and two moments
 
 
@@ -45,7 +45,9 @@ def plan_of(search: Search, rates: Rates) -> Plan:
         dtype=job.settings.dtype,
     )
     parameters, kept = size_of(student).total, 5 + 3 * (len(job.ladder.cuts) - 1)
-    disk = _BYTES_A_LABEL * job.texts.learn.num_tokens + kept * (2 * _STATE + 4) * parameters
+    head = head_of(job.teacher.model)
+    of_label = size_of_label(job.manifest.codec, width=head.weight.shape[1], vocabulary=head.num_tokens)
+    disk = of_label * job.texts.learn.num_tokens + kept * (2 * _STATE + 4) * parameters
     return Plan(tokens, _seconds(search, rates, tokens), float(disk), float(sum(memory.values())))
 
 

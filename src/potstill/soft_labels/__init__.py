@@ -21,6 +21,7 @@ capture.py   begin_store, label: from a teacher and a text to a store
 foreign.py   likeliest tokens as other tools write them (DistillKit, axolotl, vLLM)
 importing.py ForeignLabels, import_labels: a store from those
 exporting.py export_labels: a store as a table
+sizes.py     size_of_label: what a label will take
 statistics.py  describe: what is in a store, in numbers
 store.py     Store: labels by document and span
 """
@@ -33,6 +34,7 @@ from potstill.soft_labels.importing import ForeignLabels, import_labels, most_li
 from potstill.soft_labels.manifest import TIERS, Codec, Manifest
 from potstill.soft_labels.observed import SUMS
 from potstill.soft_labels.sampled import Sampled
+from potstill.soft_labels.sizes import UNLIKE, size_of_label
 from potstill.soft_labels.statistics import Description, describe
 from potstill.soft_labels.store import Store, document_keys
 from potstill.soft_labels.topk import TopK
@@ -40,6 +42,7 @@ from potstill.soft_labels.topk import TopK
 __all__ = [
     "SUMS",
     "TIERS",
+    "UNLIKE",
     "Codec",
     "Dense",
     "Description",
@@ -58,4 +61,5 @@ __all__ = [
     "import_labels",
     "label",
     "most_listed",
+    "size_of_label",
 ]

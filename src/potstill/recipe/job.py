@@ -170,15 +170,20 @@ def _marker(
             return live
         layers, attention = features.teacher_layers, features.teacher_attention
         return LiveTeacher(live.model, size=live.num_tokens, layers=layers, attention=attention)
-    if features is not None:
-        raise RecipeError(
-            f'stored labels have no hidden states: set teacher.kind = "live", or leave {" and ".join(recipe.loss.features)} out'
-        )
-    if task_of(live.model) != "causal":
-        raise RecipeError('labels are stored for causal language models alone: set teacher.kind = "live"')
+    check_stored(recipe, task_of(live.model))
     store = open_store(recipe, out)
     check_is_teacher(store, identity["teacher"])
     return StoredTeacher(store, corpus, tokenizer=identity["tokenizer"], measure=measure)
+
+
+def check_stored(recipe: Recipe, task: str) -> None:
+    """RecipeError where labels from disk can't be what is learned from, whatever is in them."""
+    if recipe.loss.features:
+        raise RecipeError(
+            f'stored labels have no hidden states: set teacher.kind = "live", or leave {" and ".join(recipe.loss.features)} out'
+        )
+    if task != "causal":
+        raise RecipeError('labels are stored for causal language models alone: set teacher.kind = "live"')
 
 
 def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase, int]:

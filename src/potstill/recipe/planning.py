@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from potstill.errors import StoreError
 from potstill.recipe.build import build_shape, num_steps
-from potstill.recipe.job import shared_tokenizer
-from potstill.recipe.labelling import open_store
-from potstill.recipe.schema import Recipe
+from potstill.recipe.job import check_stored, shared_tokenizer
+from potstill.recipe.labelling import build_codec, open_store
+from potstill.recipe.schema import LoraTable, Recipe
 from potstill.recipe.searched import SearchedStudent
-from potstill.recipe.searching import CHOOSING_TOKENS, texts_of_search
+from potstill.recipe.searching import CHOOSING_TOKENS, check_search, texts_of_search
 from potstill.recipe.teaching import numbers_of_teachers
 from potstill.recipe.text import Say, learned_and_held_out, read_corpus, sources_of
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from potstill.data import TokenCorpus
     from potstill.planning import Workload, Writing
-
-# Matrices of a layer that adapters stand beside: of attention and of a gated feed-forward layer.
-_ADAPTED = 7
 
 
 @dataclass(frozen=True)
@@ -44,17 +41,28 @@ def build_workload(recipe: Recipe, *, tokens: int | None = None, say: Say) -> Wo
 
     Raises whatever `potstill distill` (or `compress`) would say of shapes, tokenizers and text.
     """
-    from potstill.models import check_context, load_shape
+    from potstill.models import load_shape
 
+    if recipe.student.kind == "search":
+        check_search(recipe, Path("runs") / recipe.name)
     teacher = load_shape(recipe.teacher.model)
     student = half_of(teacher) if recipe.student.kind == "search" else build_shape(recipe.student, teacher)
-    for model in (teacher, student):
-        check_context(model, recipe.training.length)
+    _check(recipe, teacher, student)
     if tokens is not None:
         amounts = on_paper(recipe, tokens)
     else:
         amounts = _read(recipe, teacher, student, say)
     return workload_of(recipe, teacher, student, amounts)
+
+
+def _check(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+    """What the run refuses that can be seen of models without weights."""
+    from potstill.models import check_context, task_of
+
+    for model in (teacher, student):
+        check_context(model, recipe.training.length)
+    if recipe.teacher.kind == "stored":
+        check_stored(recipe, task_of(teacher))
 
 
 def workload_of(
@@ -78,8 +86,7 @@ def workload_of(
     counted = shape_of(student)
     lora = None
     if training.lora is not None:
-        adapters = 2 * training.lora.rank * counted.width * _ADAPTED * counted.layers
-        lora = min(1.0, adapters / counted.parameters)
+        lora = min(1.0, _adapters(training.lora, student) / counted.parameters)
     stored = _already_stored(recipe) if is_stored and not is_search else 0
     teacher_bytes = teacher.dtype.itemsize if teacher.device != torch.device("meta") else 2 if narrow else 4
     return Workload(
@@ -111,6 +118,21 @@ def workload_of(
         lora=lora,
         writing=amounts.writing,
     )
+
+
+def _adapters(lora: LoraTable, student: PreTrainedModel) -> int:
+    """Weights of low-rank adapters beside a student's linear layers; counted, where it has them already."""
+    from torch import nn
+
+    if any(not weight.requires_grad for weight in student.parameters()):
+        return sum(weight.numel() for weight in student.parameters() if weight.requires_grad)
+    head = student.get_output_embeddings()
+    layers = [
+        layer
+        for name, layer in student.base_model.named_modules()
+        if isinstance(layer, nn.Linear) and layer is not head and (lora.targets is None or name.endswith(lora.targets))
+    ]
+    return sum(lora.rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def left_out(recipe: Recipe) -> list[str]:
@@ -205,8 +227,11 @@ def writing_of(recipe: Recipe, prompt_tokens: float | None = None) -> Writing | 
 
 
 def _already_stored(recipe: Recipe) -> int:
-    """Predictions whose labels are on disk."""
+    """Predictions whose labels are on disk: this teacher's, in this context, of this kind."""
     try:
-        return open_store(recipe, Path("runs") / recipe.name).num_tokens
+        store = open_store(recipe, Path("runs") / recipe.name)
     except StoreError:
         return 0
+    manifest, wanted = store.manifest, build_codec(recipe.labels, recipe.loss.temperature)
+    found = (manifest.teacher["name"], manifest.context, manifest.codec)
+    return store.num_tokens if found == (recipe.teacher.model, recipe.training.length, wanted) else 0

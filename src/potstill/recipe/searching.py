@@ -53,7 +53,7 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
     from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
     from potstill.search import Search, SearchJob
 
-    wanted = _checked(recipe, out)
+    wanted = check_search(recipe, out)
     questions = _questions(wanted)
     say(f"loading {recipe.teacher.model}")
     teacher, tokenizer = _teacher(recipe)
@@ -97,7 +97,7 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
     return Search(job, folder)
 
 
-def _checked(recipe: Recipe, out: Path) -> SearchedStudent:
+def check_search(recipe: Recipe, out: Path) -> SearchedStudent:
     """What is searched; RecipeError for a recipe that can't be."""
     wanted = recipe.student
     if not isinstance(wanted, SearchedStudent):

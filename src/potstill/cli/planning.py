@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import Decimal
 
 import typer
 from rich.console import Console
@@ -16,7 +17,8 @@ from potstill.errors import RecipeError
 from potstill.planning import Fleet, Measured, Need, Plan, Room, Workload, accelerator
 from potstill.planning.fleet import UTILIZATION
 
-_UNITS = {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_MOST_TOKENS = 10**18
 
 
 def fleet_of(gpu: str | None, *, count: int | None, utilization: float | None) -> Fleet | None:
@@ -33,10 +35,12 @@ def fleet_of(gpu: str | None, *, count: int | None, utilization: float | None) -
 
 def tokens_of(text: str) -> int:
     """How many tokens `--text` says."""
-    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kmbt]?)\s*", text.lower())
-    if match is None or not (found := int(float(match[1].replace("_", "")) * _UNITS[match[2]])):
-        raise RecipeError(f"--text is a number of tokens, as 500k, 5M, 10B or 1T, found {text!r}")
-    return found
+    match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kmbt]?)\s*", text.lower(), re.ASCII)
+    found = None if match is None else Decimal(match[1].replace("_", "")) * _UNITS[match[2]]
+    if found is None or not 1 <= found <= _MOST_TOKENS or found % 1:
+        shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
+        raise RecipeError(f"--text is a whole number of tokens, as 500k, 5M, 10B or 1T, to a million T, found {shown}")
+    return int(found)
 
 
 def print_plan_of(
@@ -103,7 +107,7 @@ def print_json(name: str, work: Workload, where: Fleet | Measured, plan: Plan, l
 def count(number: int | float) -> str:
     """1.2 B, 34.5 M: three digits."""
     for unit, name in ((1e12, " T"), (1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if number >= unit:
+        if number >= 0.9995 * unit:
             return f"{number / unit:.3g}{name}"
     return f"{number:,.0f}"
 
@@ -111,7 +115,7 @@ def count(number: int | float) -> str:
 def size(number: float) -> str:
     """Bytes, in thousands."""
     for unit, name in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= unit:
+        if number >= 0.9995 * unit:
             return f"{number / unit:.3g} {name}"
     return f"{number:.0f} B"
 

@@ -68,6 +68,16 @@ def test_a_search_is_planned_as_well(tmp_path: Path):
     assert plan_of(tried, measured).seconds > 0
 
 
+def test_shapes_are_enough_where_nothing_is_measured(workshop: Workshop):
+    folder = workshop.path / "of_shape"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((workshop.path / "teacher" / "config.json").read_bytes())
+    paper = ("--gpu", "h100", "--text", "1B", "--set", f"teacher.model={folder}")
+    rows = "training={epochs=1.0, length=24, rows=8}"
+    found = planned(workshop, *paper, "--set", rows, "--count", "8")
+    assert (found["fits"], found["configuration"]) == (True, "ddp")
+
+
 def test_a_text_on_paper_is_not_read(workshop: Workshop):
     (workshop.path / "text.jsonl").unlink()
     found = planned(workshop, "--gpu", "h100", "--text", "1B", "--set", "training={epochs=1.0, length=24, rows=4}")
@@ -82,11 +92,16 @@ def test_a_text_on_paper_is_not_read(workshop: Workshop):
         (["--count", "8"], "add --gpu h100"),
         (["--gpu", "h100", "--count", "8"], "--set training.rows=8"),
         (["--gpu", "h100", "--mfu", "40"], "--mfu is a share"),
-        (["--gpu", "h100", "--text", "many"], "as 500k, 5M, 10B or 1T, found 'many'"),
+        (["--gpu", "h100", "--text", "many"], "as 500k, 5M, 10B or 1T, to a million T, found 'many'"),
     ],
 )
 def test_mistakes_are_explained(workshop: Workshop, words: list[str], said: str):
     assert said in workshop.refused("plan", "recipe.toml", *words)
+
+
+def test_labels_that_can_not_be_stored_are_not_planned(workshop: Workshop):
+    sets = ("--set", "teacher.kind=stored", "--set", "loss.hidden={weight=1.0}")
+    assert "stored labels have no hidden states" in workshop.refused("plan", "recipe.toml", "--gpu", "h100", *sets)
 
 
 @pytest.mark.parametrize("setting", ["training.rwos=2", "training.length=999999", "teacher.model=nowhere"])
@@ -103,7 +118,7 @@ def test_what_does_not_fit_says_by_how_much_and_what_to_do(capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "doesn't fit" in said
     assert "too few" in said
-    assert "It fits with --count" in said
+    assert "A smaller teacher or student" in said, "they have to be measured whole"
     assert "left out: the gate" in said
 
 
@@ -117,5 +132,8 @@ def test_numbers_as_people_read_them():
         "10.0 days",
     ]
     assert [tokens_of(text) for text in ("500k", "1.5B", "2T", "1_000")] == [500_000, 1_500_000_000, 2 * 10**12, 1_000]
-    with pytest.raises(RecipeError):
-        tokens_of("0")
+    assert [count(number) for number in (999_997_440, 999_400_000)] == ["1 B", "999 M"]
+    assert size(999_999.0) == "1 MB"
+    for text in ("0", "1.5", "9" * 400, "99999999999999999999999999T"):
+        with pytest.raises(RecipeError, match="a whole number of tokens"):
+            tokens_of(text)

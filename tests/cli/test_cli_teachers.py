@@ -104,6 +104,14 @@ def test_others_are_looked_at_before_anything_is_trained(two: Workshop):
     assert sorted(path.name for path in (two.path / "home").iterdir()) == ["thesis.txt"]
 
 
+def test_a_plan_lets_no_teacher_label(two: Workshop):
+    lean = ("-s", "teacher.mixture.one_at_a_time=true", "-s", "labels.tier=hidden")
+    planned = two.run("plan", "recipe.toml", *QUICK, *MIXED, *lean)
+    assert planned.exit_code == 0, (planned.output, planned.exception)
+    assert "labels the text" not in planned.output
+    assert "left out: other teachers" in planned.output
+
+
 def test_the_average_and_smoothed_labels_stand_in_the_scores(two: Workshop):
     half = ("-s", "loss.alpha=0.5", "-s", "evaluation.smoothing=true")
     averaged = run(two, "average", "-s", "teacher.average.decay=0.5", *half)

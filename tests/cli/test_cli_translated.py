@@ -61,6 +61,14 @@ def test_a_run_reports_bits_a_byte_and_nothing_that_has_no_meaning(foreign: Work
         assert both.exit_code == 0, both.output
 
 
+def test_a_plan_measures_each_model_in_its_own_tokens(foreign: Workshop) -> None:
+    planned = foreign.run("plan", "recipe.toml", "--json")
+    assert planned.exit_code == 0, (planned.output, planned.exception)
+    found = json.loads(planned.stdout)
+    assert found["workload"]["is_translated"] is True
+    assert {"measuring the teacher", "measuring students"} < {one["name"] for one in found["phases"]}
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -23,21 +23,32 @@ def test_one_computes_and_updates():
     assert fleet.seconds(WORK, LEARN) == pytest.approx(fleet.computing(WORK, LEARN) + fleet.reading(WORK, LEARN))
 
 
-def test_more_share_the_computing_and_gather_what_is_sharded():
+def test_more_share_the_computing_and_add_up_gradients():
     fleet = Fleet(ROUND, 4, 0.5)
     assert fleet.computing(WORK, LEARN) == pytest.approx(Fleet(ROUND, 1, 0.5).computing(WORK, LEARN) / 4)
-    # Ten passes: weights of 2 bytes twice, a gradient of 4 bytes; the teacher is small, and everybody has one.
-    moved = 10 * (2 * 2 * 700 + 4 * 700)
-    assert fleet.travelling(WORK, LEARN) == pytest.approx(moved * 3 / 4 / 0.75e4)
-    large = replace(WORK, teacher=replace(WORK.teacher, parameters=100_000))
-    assert fleet.travelling(large, LEARN) == pytest.approx((moved + 10 * 2 * 100_000) * 3 / 4 / 0.75e4)
-    assert fleet.travelling(replace(large, is_stored=True), LEARN) == pytest.approx(moved * 3 / 4 / 0.75e4)
+    roomy = Fleet(replace(ROUND, memory=1e11), 4, 0.5)
+    assert roomy.configuration(WORK) == "ddp"
+    assert roomy.travelling(WORK, LEARN) == pytest.approx(10 * 2 * 4 * 700 * 3 / 4 / 0.75e4)
+    assert roomy.travelling(replace(WORK, micro_rows=1), LEARN) == roomy.travelling(WORK, LEARN)
+    assert roomy.reading(WORK, LEARN) == pytest.approx(10 * 28 * 700 / 0.75e4)
 
 
-def test_smaller_passes_gather_more_often():
-    fleet = Fleet(ROUND, 2)
-    often = fleet.travelling(replace(WORK, micro_rows=1), LEARN)
-    assert often > fleet.travelling(replace(WORK, micro_rows=2), LEARN)
+def test_a_divided_student_is_gathered():
+    work = replace(WORK, micro_rows=1)
+    tight = Fleet(ROUND, 4, 0.5)
+    heavy = replace(work, student=replace(work.student, parameters=700_000, inside=500_000))
+    assert tight.configuration(heavy) == "fsdp2"
+    # Ten passes: layers of 4 bytes twice, the teacher's of 2 once; embeddings and head, and gradients, once a step.
+    moved = 10 * (2 * 4 * 500_000 + 2 * 1_000 + 4 * 200_000 + 4 * 700_000)
+    assert tight.travelling(heavy, LEARN) == pytest.approx(moved * 3 / 4 / 0.75e4)
+    stored = replace(heavy, is_stored=True)
+    assert tight.travelling(stored, LEARN) == pytest.approx((moved - 10 * 2 * 1_000) * 3 / 4 / 0.75e4)
+    assert tight.reading(heavy, LEARN) == pytest.approx(10 * 28 * 700_000 / 4 / 0.75e4)
+
+
+def test_each_measures_all_held_out_text():
+    measure = Phase("distill", "", "read_student", 100.0)
+    assert Fleet(ROUND, 8).seconds(WORK, measure) == Fleet(ROUND, 1).seconds(WORK, measure)
 
 
 def test_beyond_one_machine_the_network_counts():

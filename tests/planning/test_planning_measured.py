@@ -96,6 +96,24 @@ def test_labels_measured_here_decide_what_the_store_takes():
     assert [one.phase.stage for one in plan.phases if one.seconds == 7.0] == ["label", "distill"]
 
 
+def test_a_control_of_the_same_time_takes_the_students_time():
+    phases = plan_of(replace(WORK, same_time=True), RATES).phases
+    soft, hard, same_time = [one for one in phases if one.phase.action in ("learn", "learn_hard")]
+    assert same_time.seconds == pytest.approx(soft.seconds)
+    assert same_time.phase.steps > hard.phase.steps
+
+
+def test_an_accelerator_has_no_room_for_what_the_machine_holds():
+    plan = plan_of(WORK, replace(RATES, on_accelerator=True, memory=24e9))
+    assert "process" not in plan.memory["distill"].needed
+    assert plan.memory["distill"].there == 0.95 * 24e9
+
+
+def test_a_search_is_one_process():
+    with pytest.raises(RecipeError, match="a search is one process's work"):
+        plan_of(replace(WORK, kind="compress", is_stored=True), Fleet(accelerator("h100"), 2))
+
+
 def test_what_does_not_fit_comes_with_advice():
     plan = plan_of(replace(WORK, length=2_000_000, rows=64), RATES)
     assert plan.memory["distill"].missing > 0

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from potstill.planning import ModelShape, Workload, Writing, flops_a_token, phases_of
+from potstill.planning import LabelFormat, ModelShape, Workload, Writing, flops_a_token, phases_of
 
 TEACHER = ModelShape(1_200, 1_000, 100, 50, 8, 16, 4, 8, 64, 250, 1_000)
 STUDENT = ModelShape(700, 500, 100, 50, 8, 16, 2, 8, 32, 250, 500)
@@ -29,6 +29,13 @@ def test_labels_are_stored_once_and_then_the_teacher_rests():
     teacher = 2 * (1_000 + 4 * 8 * 16) + 2 * 100
     assert flops_a_token(WORK, "learn") - flops_a_token(stored, "learn") == teacher
     assert flops_a_token(stored, "learn") == flops_a_token(stored, "learn_hard")
+
+
+def test_hidden_states_become_logits_by_the_teachers_head():
+    stored = replace(WORK, is_stored=True)
+    hidden = replace(stored, labels=LabelFormat("hidden"))
+    assert flops_a_token(hidden, "learn") - flops_a_token(stored, "learn") == 2 * 100
+    assert flops_a_token(hidden, "learn_hard") == flops_a_token(stored, "learn_hard")
 
 
 def test_a_search_trains_more_than_its_student():

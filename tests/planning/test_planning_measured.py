@@ -91,7 +91,7 @@ def test_a_plan_adds_up():
 def test_labels_measured_here_decide_what_the_store_takes():
     plan = plan_of(replace(WORK, is_stored=True, labelled=1_000), RATES)
     assert plan.disk["labels"] == 10_000
-    assert list(plan.memory) == ["label", "distill"]
+    assert list(plan.memory)[:2] == ["label", "distill"]
     # A process of its own labels: it loads and reads as the one that learns does.
     assert [one.phase.stage for one in plan.phases if one.seconds == 7.0] == ["label", "distill"]
 
@@ -115,7 +115,7 @@ def test_a_search_is_one_process():
 
 
 def test_what_does_not_fit_comes_with_advice():
-    plan = plan_of(replace(WORK, length=2_000_000, rows=64), RATES)
+    plan = plan_of(replace(WORK, length=100_000, rows=64), RATES)
     assert plan.memory["distill"].missing > 0
     assert plan.advice["distill"][0].startswith("training.micro_rows = 1")
 

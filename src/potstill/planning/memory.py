@@ -99,7 +99,8 @@ def memory_of_measuring(work: Workload, *, there: Accelerator | float = math.inf
     needed = {"teacher": work.teacher_bytes * work.teacher.parameters, "student": _WEIGHT * work.student.parameters}
     needed["activations"] = tokens * max(_passing(work, work.teacher), _passing(work, work.student))
     needed["hidden states"] = tokens * work.bytes * (work.teacher.width + work.student.width)
-    needed["logits, a chunk"] = 3 * _MEASURED_BYTES["gpu" if isinstance(there, Accelerator) else "cpu"]
+    chunk = _MEASURED_BYTES["gpu" if isinstance(there, Accelerator) else "cpu"]
+    needed["logits, a chunk"] = 3 * min(chunk, 4 * tokens * work.student.vocabulary)
     return _room(needed, there)
 
 

@@ -150,7 +150,8 @@ def _with_same_time(work: Workload, where: Fleet | Measured, phases: list[Phase]
     """The same, with the control that learns for as long as the student did: how many tokens that is depends on where."""
     if not work.same_time:
         return phases
-    hard = Phase(work.kind, "a control learns for as long as the student", "learn_hard", work.tokens, work.steps)
+    name = "a control learns for as long as the student"
+    hard = Phase(work.kind, name, "learn_hard", float(work.tokens), float(work.steps))
     soft = sum(where.seconds(work, phase) for phase in phases if phase.action in ("learn", "write"))
     times = soft / max(where.seconds(work, hard), 1e-9)
     longer = replace(hard, tokens=times * hard.tokens, steps=times * hard.steps)

@@ -26,8 +26,10 @@ from potstill.planning import (
     Workload,
     accelerator,
     bytes_a_label,
+    configuration_of,
     memory_of_labelling,
     memory_of_learning,
+    memory_of_measuring,
     plan_of,
     shape_of,
 )
@@ -118,7 +120,7 @@ def labelling() -> str:
         for gpu, count in (("h100", 8), ("h100", 512), ("b200", 512)):
             fleet = Fleet(accelerator(gpu), count)
             [label] = [found for found in plan_of(one, fleet, price=PRICE).phases if found.phase.stage == "label"]
-            room = memory_of_labelling(one, count=count, there=fleet.accelerator)
+            room = memory_of_labelling(one, there=fleet.accelerator)
             fits = "" if not room.missing else " (doesn't fit)"
             cells.append(f"{days(label.seconds)}{fits}")
             if (gpu, count) == ("h100", 512):
@@ -176,7 +178,9 @@ def distilling() -> str:
                     f"{512 * learning.seconds / 3_600 / 1e3:,.0f}",
                     f"{(learning.cost or 0) / 1e6:.2f}",
                     f"{one.tokens / learning.seconds / 1e6:,.2f}",
-                    f"{room.total / 1e9:.1f} of {room.there / 1e9:.0f}",
+                    f"{plan.how}",
+                    f"{room.total / 1e9:.0f} of {room.there / 1e9:.0f}",
+                    f"{memory_of_measuring(one, there=fleet.accelerator).total / 1e9:.0f}",
                     learning.bound,
                 ]
             )
@@ -187,7 +191,9 @@ def distilling() -> str:
         "thousand H100 hours",
         f"million, at {PRICE} an hour",
         "million tokens/s",
-        "GB on each",
+        "by",
+        "GB on each, learning",
+        "measuring",
         "mostly",
     ]
     return markdown(titles, rows)
@@ -229,30 +235,48 @@ def reading() -> str:
 
 def memory() -> str:
     rows = []
-    for is_stored in (False, True):
-        for count in (1, 8, 64, 512):
-            one = work("Llama 3.1 70B", "Llama 3.1 8B", is_stored=is_stored)
-            room = memory_of_learning(one, count=count, there=accelerator("h100"))
-            state = sum(room.needed[name] for name in ("student", "gradients", "optimizer"))
-            besides = room.total - state - room.needed.get("teacher", 0.0) - room.needed.get("gathered", 0.0)
-            cells = [room.needed.get("teacher", 0.0), state, room.needed.get("gathered", 0.0), besides, room.total]
-            rows.append(
-                [
-                    f"{'stored' if is_stored else 'live'}, {count} × H100",
-                    *(f"{size / 1e9:.1f}" for size in cells),
-                    "yes" if not room.missing else f"{room.missing / 1e9:.0f} GB too few",
-                ]
-            )
+    gpu = accelerator("h100")
+    for teacher, student in (
+        ("Llama 3.1 8B", "Llama 3.2 1B"),
+        ("Llama 3.1 8B", "Llama 3.1 8B"),
+        ("Llama 3.1 70B", "Llama 3.1 8B"),
+    ):
+        for is_stored in (False, True):
+            for count in (1, 8, 64):
+                one = work(teacher, student, is_stored=is_stored)
+                how = configuration_of(one, count=count, there=gpu)
+                room = memory_of_learning(one, count=count, there=gpu, how=how)
+                measuring = memory_of_measuring(one, there=gpu)
+                of_teacher = sum(size for name, size in room.needed.items() if name.startswith("teacher"))
+                state = sum(room.needed[name] for name in ("student", "optimizer"))
+                gradients = sum(size for name, size in room.needed.items() if name.startswith("gradients"))
+                besides = room.total - of_teacher - state - gradients
+                cells = [of_teacher, state, gradients, besides, room.total, measuring.total]
+                missing = max(room.missing, measuring.missing)
+                rows.append(
+                    [
+                        f"{_short(teacher)} → {_short(student)}, {'stored' if is_stored else 'live'}, {count} × H100",
+                        how if count > 1 else "",
+                        *(f"{size / 1e9:.1f}" for size in cells),
+                        "yes" if not missing else f"{missing / 1e9:.0f} GB too few",
+                    ]
+                )
     titles = [
-        "70B → 8B, labels",
+        "labels",
+        "by",
         "teacher",
-        "student with its optimizer",
-        "gathered",
-        "activations, loss, the rest",
-        "all, GB",
+        "student, optimizer",
+        "gradients",
+        "gathered, 16-bit copies, activations, the rest",
+        "learning, GB",
+        "measuring, GB",
         "fits",
     ]
     return markdown(titles, rows)
+
+
+def _short(name: str) -> str:
+    return name.split()[-1]
 
 
 def worth() -> str:
@@ -288,17 +312,23 @@ def text() -> str:
 
 def travelling() -> str:
     rows = []
-    for teacher, is_stored in (("Llama 3.1 70B", False), ("Llama 3.1 70B", True)):
+    for teacher, student, is_stored in (
+        ("Llama 3.1 8B", "Llama 3.2 1B", True),
+        ("Llama 3.1 70B", "Llama 3.1 8B", False),
+        ("Llama 3.1 70B", "Llama 3.1 8B", True),
+    ):
         for length in (512, 1_024, 4_096):
-            one = replace(work(teacher, "Llama 3.1 8B", is_stored=is_stored), length=length)
-            cells = [f"{'stored' if is_stored else 'live'}, passes of 1 × {length}"]
+            one = replace(work(teacher, student, is_stored=is_stored), length=length)
+            cells = [
+                f"{_short(teacher)} → {_short(student)}, {'stored' if is_stored else 'live'}, passes of 1 × {length}"
+            ]
             for count in (8, 512):
                 fleet = Fleet(accelerator("h100"), count)
                 [learning] = [found for found in plan_of(one, fleet).phases if found.phase.action == "learn"]
                 share = fleet.travelling(one, learning.phase) / fleet.computing(one, learning.phase)
-                cells.append(f"{share:.2f}")
+                cells.append(f"{share:.2f} ({fleet.configuration(one)})")
             rows.append(cells)
-    return markdown(["70B → 8B, labels", "8 × H100", "512 × H100"], rows)
+    return markdown(["labels", "8 × H100", "512 × H100"], rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

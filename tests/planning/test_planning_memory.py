@@ -147,7 +147,7 @@ def test_between_and_beyond_what_was_measured():
 
 
 def test_other_tiers():
-    assert bytes_a_label(LabelFormat("topk", k=128), TEACHER) == pytest.approx(291.0)
+    assert bytes_a_label(LabelFormat("topk", k=128), replace(TEACHER, vocabulary=1_000)) == pytest.approx(291.0)
     wide = replace(TEACHER, width=576)
     assert bytes_a_label(LabelFormat("hidden"), wide) == pytest.approx(531.5)
     assert bytes_a_label(LabelFormat("hidden", bits=6), wide) == pytest.approx(384.7)

@@ -8,37 +8,29 @@ import shutil
 
 import pytest
 from commands import Workshop
-from harm import command
+from harm import Begin
 
 LEARN = ("distill", "recipe.toml", "--set", "training.steps=60", "--set", "training.checkpoint_every=3", "-o", "run")
-STUDENTS = (
-    "student/model.safetensors",
-    "controls/hard_labels/student/model.safetensors",
-    "untouched/model.safetensors",
-)
+LABEL = ("label", "recipe.toml", "-o", "labels")
 
 
-def times(quick: int, slow: int):
-    return pytest.mark.parametrize("kills", [quick, pytest.param(slow, marks=pytest.mark.slow)])
-
-
-def killed_until_done(workshop: Workshop, words: tuple[str, ...], kills: int, out: str) -> None:
-    """Each round begins anew when the command came to its end before it was killed often enough."""
-    draw, said, done = random.Random(kills), workshop.path / "said.txt", 0
-    whole = command(*words, said=said)
+def killed_until_done(begin: Begin, workshop: Workshop, words: tuple[str, ...], kills: int) -> int:
+    """How often it was killed. Begun anew whenever it came to its end before it was killed often enough."""
+    draw, done, longest, out = random.Random(kills), 0, 1.5, words[-1]
+    whole = begin.command(*words, folder=workshop.path)
     assert whole.code == 0, whole.said
     shutil.move(workshop.path / out, workshop.path / "whole")
-    longest = 1.5
     while done < kills:
-        ended = command(*words, said=said, kill_after=draw.random() * longest)
+        ended = begin.command(*words, folder=workshop.path, kill_after=draw.random() * longest)
         assert ended.code in (None, 0), ended.said
         done += ended.code is None
         if ended.code == 0:
             compare(workshop, out)
             shutil.rmtree(workshop.path / out)
-    ended = command(*words, said=said)
+    ended = begin.command(*words, folder=workshop.path)
     assert ended.code == 0, ended.said
     compare(workshop, out)
+    return done
 
 
 def compare(workshop: Workshop, out: str) -> None:
@@ -53,11 +45,7 @@ def compare(workshop: Workshop, out: str) -> None:
         assert one["models"] == other["models"]
 
 
-@times(4, 50)
-def test_distill(kills, workshop):
-    killed_until_done(workshop, LEARN, kills, "run")
-
-
-@times(4, 50)
-def test_label(kills, workshop):
-    killed_until_done(workshop, ("label", "recipe.toml", "-o", "labels"), kills, "labels")
+@pytest.mark.parametrize("words", [LEARN, LABEL], ids=["distill", "label"])
+@pytest.mark.parametrize("kills", [pytest.param(2, id="2"), pytest.param(50, id="50", marks=pytest.mark.slow)])
+def test_what_is_killed_ends_as_if_it_was_not(kills, words, begin, workshop):
+    assert killed_until_done(begin, workshop, words, kills) == kills

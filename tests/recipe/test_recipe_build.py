@@ -60,6 +60,7 @@ def test_every_setting_of_the_loop_comes_from_the_recipe() -> None:
         "beta1": 0.1,
         "beta2": 0.2,
         "max_gradient_norm": 9.0,
+        "skip_spikes": 7.0,
         "gradient_checkpointing": True,
         "compile_loss": True,
         "checkpoint_every": 11,

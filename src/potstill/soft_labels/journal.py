@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from types import TracebackType
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-_RECORD = struct.Struct("<II")  # length, CRC-32
+_RECORD = struct.Struct("<II")  # length, CRC-32 of this record, begun with that of the one before: none can be missing
 
 
 class Journal:
@@ -21,7 +22,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Raises OSError."""
         self.path = path
-        self._file = path.open("a+b")
+        self._file, self._before = path.open("a+b"), 0
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.is_mine = True
@@ -39,13 +40,14 @@ class Journal:
     def replay(self) -> Iterator[dict[str, NDArray]]:
         """All whole records. What a kill left half written, or what is not what was written, is cut off with all that follows it."""
         self._file.seek(0)
-        end = 0
+        end, whole = 0, os.fstat(self._file.fileno()).st_size
         while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
             size, crc = _RECORD.unpack(head)
-            blob = self._file.read(size)
-            if len(blob) != size or zlib.crc32(blob) != crc:
+            # A damaged length would ask for gigabytes; a file that a crash ended in zeros, for nothing.
+            blob = self._file.read(size) if size <= whole - end else b""
+            if not blob or len(blob) != size or zlib.crc32(blob, self._before) != crc:
                 break
-            end = self._file.tell()
+            end, self._before = self._file.tell(), crc
             yield load(blob)
         self._file.truncate(end)
         self._file.seek(end)
@@ -53,8 +55,10 @@ class Journal:
     def append(self, arrays: dict[str, NDArray]) -> int:
         """Write a record; its bytes. Raises OSError, and then the record is as good as never written."""
         blob = save(arrays)
-        self._file.write(_RECORD.pack(len(blob), zlib.crc32(blob)) + blob)
+        crc = zlib.crc32(blob, self._before)
+        self._file.write(_RECORD.pack(len(blob), crc) + blob)
         self._file.flush()
+        self._before = crc
         return len(blob)
 
     def delete(self) -> None:

@@ -134,7 +134,7 @@ def fuzz(
     refuses: tuple[type[Exception], ...] = (PotstillError,),
 ) -> Outcome:
     """`reads` on so many damaged copies of `seeds`. AssertionError, with the damaged bytes, for any exception that is none of ours, a case
-    that takes longer than 20 seconds, or 4 GiB more memory."""
+    that takes the processor more than 20 seconds, or 4 GiB more memory."""
     read = refused = 0
     with _memory_limit(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -164,13 +164,13 @@ def _time_limit() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise TooLongError(f"more than {_SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(_SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, _SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @contextmanager

@@ -60,7 +60,12 @@ def _turns(messages: object, where: str) -> list[dict[str, str]]:
             or not isinstance(turn.get("content"), str)
         ):
             raise DataError(f"{where}: a turn needs a role and content, both text, found {str(turn)[:80]!r}")
+        check_is_unicode(turn["role"], where)
         check_is_unicode(turn["content"], where)
+    if messages[0]["role"] == "assistant":
+        raise DataError(
+            f"{where}: a conversation begins with a turn of the user or the system, this one with the assistant's"
+        )
     return list(messages)
 
 

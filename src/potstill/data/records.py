@@ -83,7 +83,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
             for record in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", record
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path} can't be read as Parquet: {error}") from error
 
 

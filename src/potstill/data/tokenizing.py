@@ -145,6 +145,7 @@ class TokenCorpus:
             OSError,
             ValueError,
             ArithmeticError,
+            EOFError,
             RecursionError,
             KeyError,
             TypeError,

@@ -184,10 +184,13 @@ def _explained(place: _Place, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Only transformers runs here, and a damaged source makes it raise anything. Out of memory is no fault of the source.
-        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-        if isinstance(error, PotstillError) or is_memory:
+        # Only transformers runs here, and a damaged source makes it raise anything.
+        if isinstance(error, PotstillError):
             raise
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise ModelError(
+                f"the {what} in {place} needs more memory than there is, if its sizes are right: {error}"
+            ) from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if place.is_local:
             raise ModelError(f"the {what} in {place} can't be loaded: {reason}") from error

@@ -83,7 +83,8 @@ def _line(details: ErrorDetails, recipe: type[BaseModel]) -> str:
             is_whole_table = isinstance(found, Mapping)
             return f"{name}: {sentence}" if is_whole_table else f"{name}: {sentence}, found {shown(found)}"
         case "literal_error":
-            known = [str(value) for value in _literals(table, path)]
+            expected = str(context["expected"]).replace(" or ", ", ").split(", ")
+            known = [str(value) for value in _literals(table, path)] or [one.strip("'") for one in expected]
             return f"{name}: needs {_one_of(known)}, found {shown(found)}{_hint(found, known)}"
         case "union_tag_invalid":
             known = [tag.strip("'") for tag in str(context["expected_tags"]).split(", ")]

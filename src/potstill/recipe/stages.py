@@ -71,7 +71,7 @@ class Generations(Table):
 
     kind: Literal["generations"]
     """generations: each student is the next one's teacher."""
-    count: Annotated[int, Field(ge=1)] = 2
+    count: Annotated[int, Field(ge=1, le=100)] = 2
     """How many after the first."""
     first: Literal["labels", "teacher"] = "labels"
     """What the first learns from: hard labels, or the recipe's own teacher."""
@@ -84,7 +84,7 @@ class Ensemble(Table):
 
     kind: Literal["ensemble"]
     """ensemble: several seeds into one student."""
-    copies: Annotated[int, Field(ge=2)] = 5
+    copies: Annotated[int, Field(ge=2, le=100)] = 5
     """How many."""
     first: Literal["labels", "teacher"] = "labels"
     """What the copies learn from: hard labels, or the recipe's own teacher."""
@@ -105,7 +105,7 @@ class Progressive(Table):
     """progressive: as many assistants as the gap asks for."""
     gap: Annotated[float, Field(gt=1.0)] = 10.0
     """The largest step from one to the next: how many times as many parameters without embeddings. Below it there is no assistant."""
-    assistants: Annotated[int, Field(ge=0)] | None = None
+    assistants: Annotated[int, Field(ge=0, le=100)] | None = None
     """How many, whatever the gap; left out: as it asks for. They are cut from the teacher, at even ratios."""
     own_teacher_too: bool = False
     """The recipe's own teacher marks beside each assistant."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -166,7 +166,7 @@ def _signals(row: Mapping[str, object], where: str) -> Signals:
             raise DataError(f"{where}: {error}") from error
     found = {name: row[name] for name in SIGNALS if row.get(name) is not None}
     for name, value in found.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise DataError(f"{where}: {name!r} is a finite number, found {value!r}")
     if not found:
         raise DataError(

@@ -277,3 +277,11 @@ def test_decoding_plain_tables_needs_no_file() -> None:
 )
 def test_four_bits_do_not_go_with_what_judges_or_teaches_in_full(table: str, message: str, tmp_path: Path) -> None:
     assert message in rejected(MINIMAL + "[training.int4]\n" + table, tmp_path)
+
+
+def test_integers_have_64_bits(tmp_path):
+    path = tmp_path / "recipe.toml"
+    for text in (f"[training]\nsteps = {9 * 10**18}0\n", f"[stages]\nlist = [[1, -{2**64}]]\n"):
+        path.write_text(text, "utf-8")
+        with pytest.raises(RecipeError, match="64 bits"):
+            load_recipe(path)

@@ -114,7 +114,9 @@ def _nearby(path: Path) -> str:
 
 def _parse(text: str, source: str) -> dict[str, object]:
     try:
-        return tomllib.loads(text)
+        found = tomllib.loads(text)
+        _check_integers(found, source)
+        return found
     except tomllib.TOMLDecodeError as error:
         message = str(error)
     except RecursionError:
@@ -128,6 +130,19 @@ def _parse(text: str, source: str) -> dict[str, object]:
     raise RecipeError(
         f"{source}, line {place[1]}, column {column}: this is not TOML: {reason}\n  {line.rstrip()}\n  {' ' * (column - 1)}^"
     )
+
+
+def _check_integers(found: object, source: str) -> None:
+    """Of 64 bits, as TOML has them: Python reads any, and no length or seed is larger."""
+    match found:
+        case dict():
+            for inner in found.values():
+                _check_integers(inner, source)
+        case list():
+            for inner in found:
+                _check_integers(inner, source)
+        case int() if abs(found) >= 2**63:
+            raise RecipeError(f"{source}: the number {str(found)[:20]}... is too large: TOML's integers have 64 bits")
 
 
 def _apply_(table: dict[str, object], setting: str) -> None:
@@ -152,6 +167,7 @@ def _value(text: str, setting: str) -> object:
     try:
         parsed = tomllib.loads(f"value = {text}")
         if list(parsed) == ["value"]:
+            _check_integers(parsed, f"--set {setting[:60]}")
             return deepcopy(parsed["value"])
     except RecursionError:
         raise RecipeError(f"--set {setting[:60]}...: brackets within brackets, hundreds deep") from None

@@ -188,6 +188,8 @@ def _meaning(table: type[BaseModel] | None, name: str) -> str:
 
 
 def _one_of(known: Sequence[str]) -> str:
+    if not known:
+        return "one of those in the documentation"
     quoted = [f'"{value}"' for value in known]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 

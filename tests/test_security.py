@@ -108,7 +108,7 @@ def test_a_whole_run_unpickles_nothing(tmp_path):
         (text / f"{number}.txt").write_text(f"def f{number}(x):\n    return x + {number}\n" * 40, "utf-8")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        f'[data]\nsource = "{text}"\n[teacher]\nmodel = "pocket"\n[student]\nkind = "copy-layers"\nlayers = 2\n'
+        f'[data]\nsource = "{text}"\n[teacher]\nmodel = "pocket"\n[student]\nkind = "copy_layers"\nlayers = 2\n'
         "[training]\nsteps = 2\nlength = 64\nrows = 2\n",
         "utf-8",
     )

@@ -122,3 +122,13 @@ def test_a_damaged_checkpoint_is_not_taken_up(name, place, new_student, text, tm
     (newest / name).write_bytes(bytes(data))
     with pytest.raises(RunDirectoryError, match=r"step-00000004 can't be read .*delete that folder"):
         list(train(new_student(), None, text, HARD_LABELS, replace(settings, steps=6), folder=tmp_path))
+
+
+def test_a_checkpoint_of_another_version_is_named(new_student, text, tmp_path):
+    settings = TrainingSettings(steps=2, checkpoint_every=2)
+    list(train(new_student(), None, text, HARD_LABELS, settings, folder=tmp_path))
+    newest = newest_checkpoint(tmp_path)
+    assert newest is not None
+    (newest / "state.json").write_text('{"step": 2, "version": 1}')
+    with pytest.raises(RunDirectoryError, match="of version 1"):
+        list(train(new_student(), None, text, HARD_LABELS, replace(settings, steps=4), folder=tmp_path))

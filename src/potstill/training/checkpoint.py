@@ -25,7 +25,7 @@ from potstill.errors import RunDirectoryError
 from potstill.training.sharding import divided_as, whole
 from potstill.training.watching import Watch
 
-_KEPT = 2
+_KEPT, _VERSION = 2, 2
 _WRITTEN, _AVERAGE = "written.safetensors", "average.safetensors"
 
 
@@ -60,7 +60,7 @@ def save_checkpoint(
             save_file(dict(written), part / _WRITTEN)
         if average is not None:
             save_file(_weights(average), part / _AVERAGE)
-        state = {"version": 2, "step": step, "watch": watch.state()}
+        state = {"version": _VERSION, "step": step, "watch": watch.state()}
         checks = {file.name: _check_of(file) for file in sorted(part.iterdir())}
         state |= {"checks": checks | {"state": _check_of_state(state)}}
         (part / "state.json").write_text(json.dumps(state))
@@ -111,7 +111,8 @@ def load_checkpoint_(
         watch.restore(state["watch"])
     except (OSError, ValueError, TypeError, RecursionError, KeyError, SafetensorError) as error:
         raise RunDirectoryError(
-            f"the checkpoint {path} can't be read ({error}): delete that folder and start again: the run goes on from the one before it"
+            f"the checkpoint {path} can't be read ({error}): delete that folder and start again. The run goes on from the one "
+            "before, if there is one"
         ) from error
     for model, saved in ((student, weights), (average, averaged)):
         if model is not None:
@@ -129,9 +130,10 @@ def load_checkpoint_(
 
 def _checked_step(path: Path, state: dict) -> int:
     """How many steps are done. ValueError where a file is not the one that was written."""
-    found = {name: _check_of(path / name) for name in state["checks"] if name != "state"} | {
-        "state": _check_of_state(state)
-    }
+    if state["version"] != _VERSION:
+        raise ValueError(f"it is of version {state['version']}, and this potstill goes on from {_VERSION}")
+    files = [name for name in state["checks"] if name != "state"]
+    found = {name: _check_of(path / name) for name in files} | {"state": _check_of_state(state)}
     if changed := [name for name, check in state["checks"].items() if found[name] != check]:
         raise ValueError(f"{changed[0]} is not what was written")
     if path.name != f"step-{state['step']:08d}":

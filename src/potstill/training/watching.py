@@ -38,9 +38,10 @@ class Watch:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         if self.in_a_row < _MOST_IN_A_ROW and self.seen:
             return found
+        others = "" if self.in_a_row == 1 else f", and neither can the {self.in_a_row - 1} before it"
         raise NotFiniteError(
-            f"step {index} can't be learned from: {found}, and neither can the {self.in_a_row - 1} before it. The student was not "
-            f"changed by them. Lower the learning rate (now {rate:.2g}), lengthen the warm-up, or train in float32"
+            f"step {index} can't be learned from: {found}{others}. The student was not changed. Lower the learning rate (now "
+            f"{rate:.2g}), lengthen the warm-up, or train in float32"
         )
 
     def _found(self, loss: float, norm: float) -> str | None:

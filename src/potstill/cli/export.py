@@ -29,6 +29,14 @@ def export(
     most_kl: Annotated[
         float, typer.Option(help="Of four bits: nats a prediction that it may differ from the student.", min=0.0)
     ] = 0.1,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Of int4 and int8: round by auto-round, on this text (`run`: what the run learned from), not to nearest.",
+            show_default=False,
+        ),
+    ] = None,
+    calibration_steps: Annotated[int, typer.Option(help="Of auto-round, a layer.", min=1)] = 200,
     threads: Annotated[
         int | None, typer.Option(help="Of llama.cpp. Default: all processors this process may use.", min=1)
     ] = None,
@@ -37,12 +45,29 @@ def export(
     ] = None,
 ) -> None:
     """Write a student for an engine, measure it there beside itself, and say how it is run. Exit code 1: it misses its bar."""
-    from potstill.cli.console import new_console
-    from potstill.cli.exporting import export_and_measure, wanted_of
+    import os
 
-    wanted = wanted_of(to, kind, group, most_kl)
+    # Bars of transformers and compressed-tensors say nothing that the messages don't; auto-round's does.
+    if calibrate is None:
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    from transformers.utils.logging import disable_progress_bar
+
+    from potstill.cli.console import new_console
+    from potstill.cli.exporting import Calibration, export_and_measure, wanted_of
+
+    disable_progress_bar()
+    wanted = wanted_of(to, kind, group, most_kl, calibrated=calibrate is not None)
+    by_text = None if calibrate is None else Calibration(calibrate, calibration_steps)
     good = export_and_measure(
-        student, wanted, new_console(), data=data, tokens=tokens, length=length, threads=threads, out=out
+        student,
+        wanted,
+        new_console(),
+        data=data,
+        tokens=tokens,
+        length=length,
+        calibration=by_text,
+        threads=threads,
+        out=out,
     )
     if not good:
         raise typer.Exit(_MISSED)

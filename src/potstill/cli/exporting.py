@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.data import TokenCorpus, read_documents, tokenize
+from potstill.data import Split, TokenCorpus, read_documents, tokenize
 from potstill.errors import DataError, ModelError, RecipeError, RunDirectoryError
 from potstill.evaluation import score
 from potstill.evaluation.measuring import written_whole
-from potstill.export import kind_named, rounded
+from potstill.export import Codes, calibrated, kind_named, rounded
 from potstill.export.folder import PARTS, modelfile, page, run_lines
 from potstill.export.gguf_file import context_in
 from potstill.models import check_context, load_model, load_tokenizer, task_of
@@ -41,13 +41,23 @@ _FACTS = "export.json"
 _METRICS = {"kl_to_teacher": "KL, nats", "agreement": "same first choice", "perplexity": "perplexity"}
 
 
-def wanted_of(to: str, kind: str, group: int | None, most_kl: float) -> Wanted:
+@dataclass(frozen=True)
+class Calibration:
+    """The text that auto-round learns to round on (`run`: what the run learned from), and its steps a layer."""
+
+    text: str
+    steps: int
+
+
+def wanted_of(to: str, kind: str, group: int | None, most_kl: float, *, calibrated: bool = False) -> Wanted:
     """What the options ask for. RecipeError for a format that there isn't, or an option that another format has."""
     found = _FORMATS.get(to)
     if found is None:
         raise RecipeError(f"--to is one of {', '.join(_FORMATS)}, found {to!r}")
     if group is not None and found not in ("int4", "int8"):
         raise RecipeError(f"--group is of int4 and int8: {to} has none to choose")
+    if calibrated and found not in ("int4", "int8"):
+        raise RecipeError(f"--calibrate is of int4 and int8: {to} is written as it is, or rounded to nearest")
     return Wanted(found, kind_named(kind), group, most_kl)
 
 
@@ -59,6 +69,7 @@ def export_and_measure(
     data: str | None,
     tokens: int,
     length: int,
+    calibration: Calibration | None,
     threads: int | None,
     out: Path | None,
 ) -> bool:
@@ -75,18 +86,24 @@ def export_and_measure(
     # What learned through four bits is good on their grid alone; packing finds that grid from the weights behind it.
     learned = _learned_through(place)
     model = latent if learned is None else rounded(latent, learned)
-    corpus = held_out_sample(_text(run, data, tokenizer), tokens, length)
+    if learned is not None and calibration is not None:
+        raise RecipeError(
+            "this student learned through rounding to nearest, and is good on that grid alone: leave --calibrate out"
+        )
+    corpus = held_out_sample(_text(run, data, tokenizer, calibration), tokens, length)
+    codes = None if calibration is None else _calibrated(latent, tokenizer, run, calibration, wanted, length, console)
     console.print(f"[dim]writing {escape(str(folder))} …[/dim]")
     if (folder / _FACTS).exists():
         _mark_unmeasured(folder)
     written = latent if wanted.format == "int4" else model
-    weights = write_export(written, tokenizer, folder, wanted, name=name.removesuffix(".gguf"))
+    weights = write_export(written, tokenizer, folder, wanted, name=name.removesuffix(".gguf"), codes=codes)
     _mark_unmeasured(folder)
     console.print(f"[dim]measuring it on {len(corpus)} documents …[/dim]")
     alone = measure_alone(model, corpus, length=length)
     found = rescore(model, tokenizer, weights, wanted, corpus, length=length, alone=alone, threads=threads)
     judged = judge_export(wanted, found, _bars(run))
     facts = facts_of(wanted, found, judged, source=source, name=name)
+    facts["calibration"] = None if calibration is None else {"by": "auto-round", **asdict(calibration)}
     lines = _leave_page(folder, weights, model, wanted, facts)
     _print(wanted, found, judged, console)
     if run is not None and _recovered(run):
@@ -180,15 +197,37 @@ def _check_is_free(folder: Path, place: str) -> None:
         )
 
 
-def _text(run: Path | None, data: str | None, tokenizer: PreTrainedTokenizerBase) -> TokenCorpus:
-    """What is measured on: the text asked for, or what the run held out."""
+def _calibrated(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    run: Path | None,
+    calibration: Calibration,
+    wanted: Wanted,
+    length: int,
+    console: Console,
+) -> Codes:
+    """What auto-round finds on the text to learn from."""
+    if calibration.text == "run":
+        if run is None or not (run / "recipe.toml").exists():
+            raise DataError("there is no run that learned from text here: say on what text to round (--calibrate TEXT)")
+        text = _text_of_run(run, tokenizer, "train")
+    else:
+        text = tokenize(read_documents(calibration.text, tokenizer=tokenizer), tokenizer).part("train")
+    console.print(f"[dim]rounding by auto-round, {calibration.steps} steps a layer …[/dim]")
+    bits = int(wanted.format[-1])
+    return calibrated(model, tokenizer, text, wanted.group, bits=bits, length=length, steps=calibration.steps)
+
+
+def _text(
+    run: Path | None, data: str | None, tokenizer: PreTrainedTokenizerBase, calibration: Calibration | None
+) -> TokenCorpus:
+    """What is measured on: the text asked for, or what the run held out. Of text that is rounded by too, the held-out part."""
     if data is not None:
         found = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer)
+        if calibration is not None and calibration.text == data:
+            found = found.part("held_out")
     elif run is not None and (run / "recipe.toml").exists():
-        table = load_recipe(run / "recipe.toml").data
-        kept = run / "tokens"
-        corpus = TokenCorpus.load(kept) if (kept / "corpus.json").exists() else read_corpus(table, tokenizer)
-        found = corpus.part("held_out", held_out=table.held_out, search=table.search)
+        found = _text_of_run(run, tokenizer, "held_out")
     else:
         raise DataError(
             "say on what text the export is to be measured (--data): file, folder, dataset or standard-library"
@@ -196,6 +235,13 @@ def _text(run: Path | None, data: str | None, tokenizer: PreTrainedTokenizerBase
     if len(found) == 0:
         raise DataError("there is no text to measure the export on: give some with --data")
     return found
+
+
+def _text_of_run(run: Path, tokenizer: PreTrainedTokenizerBase, split: Split) -> TokenCorpus:
+    table = load_recipe(run / "recipe.toml").data
+    kept = run / "tokens"
+    corpus = TokenCorpus.load(kept) if (kept / "corpus.json").exists() else read_corpus(table, tokenizer)
+    return corpus.part(split, held_out=table.held_out, search=table.search)
 
 
 def _bars(run: Path | None) -> tuple[RunBar, ...]:

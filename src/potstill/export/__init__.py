@@ -10,6 +10,7 @@ or a GGUF file for llama.cpp, Ollama and LM Studio.
 
 grid.py        a weight as codes and scales
 int4.py        a model on that grid; learning through it; packing for compressed-tensors
+calibrated.py  codes and scales that auto-round finds on text
 gguf_file.py   a student as a GGUF file; what such a file holds
 families.py    settings and tensors of a family as llama.cpp names and orders them
 vocabulary.py  a tokenizer as llama.cpp reads it
@@ -20,14 +21,17 @@ hub.py         a folder to the Hugging Face hub
 """
 
 from potstill.export.blocks import GgufKind, kind_named
+from potstill.export.calibrated import calibrated
 from potstill.export.gguf_file import save_gguf
 from potstill.export.grid import GRID
-from potstill.export.int4 import bytes_of, checked_group, group_of, learning_through_, rounded, save_packed
+from potstill.export.int4 import Codes, bytes_of, checked_group, group_of, learning_through_, rounded, save_packed
 
 __all__ = [
     "GRID",
+    "Codes",
     "GgufKind",
     "bytes_of",
+    "calibrated",
     "checked_group",
     "group_of",
     "kind_named",

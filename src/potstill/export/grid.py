@@ -22,7 +22,7 @@ def codes(
     lowest, highest = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     parts = weight.detach().float().unflatten(-1, (-1, group))
     largest = parts.gather(-1, parts.abs().argmax(-1, keepdim=True))
-    scales = _held(largest / lowest, dtype)
+    scales = held(largest / lowest, dtype)
     q = (parts / scales).round().clamp(lowest, highest).flatten(-2).to(torch.int8)
     return q, scales.squeeze(-1)
 
@@ -33,7 +33,7 @@ def on_grid(weight: Float[Tensor, "outputs inputs"], group: int, *, bits: int = 
     return (q.float().unflatten(-1, (-1, group)) * scales[..., None]).flatten(-2).to(weight.dtype)
 
 
-def _held(scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """As numbers of this dtype, none of them 0."""
+def held(scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scales as numbers of this dtype, none of them 0."""
     kept = scales.to(dtype).float()
     return torch.where(kept == 0, torch.full_like(kept, torch.finfo(dtype).tiny), kept)

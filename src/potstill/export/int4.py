@@ -7,7 +7,7 @@ transformers (`save_packed`). Embeddings, head and norms stay as they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -27,6 +27,8 @@ from potstill.models import layers_path, saved_whole
 # Kernels of inference engines know the first three; the others are for widths that 32 doesn't divide.
 _GROUPS = (128, 64, 32, 16, 8)
 _WORD = 32
+# By layer: (q, scales) found otherwise than by rounding to nearest.
+Codes = Mapping[str, tuple[Tensor, Tensor]]
 # By model_type: transformers looks for their layers' full weights when it loads them, and packed ones have none.
 _UNLOADABLE = ("modernbert", "modernbert-decoder")
 
@@ -134,11 +136,12 @@ def save_packed(
     group: int | None = None,
     *,
     bits: int = 4,
+    found: Codes | None = None,
 ) -> None:
     """Write the model, rounded to four or eight bits, as compressed-tensors reads it (`pack-quantized`): transformers and vLLM load it.
 
-    Give the model itself, not a rounded one: rounding what is rounded finds other scales. Whole or not at all, with the errors of
-    `save_model`.
+    Give the model itself, not a rounded one: rounding what is rounded finds other scales. `found`: codes and scales of its layers that
+    are not the nearest ones (`calibrated`). Whole or not at all, with the errors of `save_model`.
     """
     group = checked_group(model, group)
     with saved_whole(folder) as written:
@@ -146,20 +149,22 @@ def save_packed(
         tokenizer.save_pretrained(written)
         for full in (*written.glob("*.safetensors"), *written.glob("*.safetensors.index.json")):
             full.unlink()
-        save_file(_packed_tensors(model, group, bits), written / "model.safetensors", metadata={"format": "pt"})
+        save_file(
+            _packed_tensors(model, group, bits, found or {}), written / "model.safetensors", metadata={"format": "pt"}
+        )
         config = json.loads((written / "config.json").read_text("utf-8"))
         config["quantization_config"] = _said(model, group, bits)
         config["dtype"] = "bfloat16"
         (written / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _packed_tensors(model: PreTrainedModel, group: int, bits: int) -> dict[str, Tensor]:
+def _packed_tensors(model: PreTrainedModel, group: int, bits: int, found: Codes) -> dict[str, Tensor]:
     tensors, layers = {}, {name for name, _ in quantisable(model)}
     seen: set[int] = set()
     for name, tensor in model.state_dict().items():
         if name.removesuffix(".weight") in layers:
-            q, scales = codes(tensor, group, bits=bits)
             layer = name.removesuffix(".weight")
+            q, scales = found[layer] if layer in found else codes(tensor, group, bits=bits)
             tensors[f"{layer}.weight_packed"] = packed(q, bits)
             tensors[f"{layer}.weight_scale"] = scales.to(torch.bfloat16)
             tensors[f"{layer}.weight_shape"] = torch.tensor(tensor.shape, dtype=torch.int64)

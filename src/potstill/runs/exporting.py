@@ -19,7 +19,7 @@ from potstill.evaluation import Measurement, Speed, measure, measure_teacher, re
 from potstill.export.blocks import GgufKind
 from potstill.export.folder import bytes_on_disk
 from potstill.export.gguf_file import bytes_in, context_in, head_in, save_gguf, smaller_blocks_in, types_in
-from potstill.export.int4 import save_packed
+from potstill.export.int4 import Codes, save_packed
 from potstill.models import head_of, load_model, save_model
 from potstill.teachers import LiveTeacher
 
@@ -117,9 +117,15 @@ class Judged:
 
 
 def write_export(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, wanted: Wanted, *, name: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    wanted: Wanted,
+    *,
+    name: str,
+    codes: Codes | None = None,
 ) -> Path:
-    """Write it; the GGUF file, or the folder itself.
+    """Write it; the GGUF file, or the folder itself. `codes`: of int4 and int8, where they are not the nearest.
 
     ModelError for what the format can't express, RunDirectoryError where it can't be written.
     """
@@ -137,7 +143,7 @@ def write_export(
         case "huggingface":
             save_model(model, tokenizer, folder)
         case "int4" | "int8":
-            save_packed(model, tokenizer, folder, wanted.group, bits=int(wanted.format[-1]))
+            save_packed(model, tokenizer, folder, wanted.group, bits=int(wanted.format[-1]), found=codes)
     return folder
 
 

@@ -44,6 +44,8 @@ def test_defaults_and_settings(tmp_path):
         (LOCAL + "[sampling]\nbest_of = 2\ntemperature = 0\n", "all the same"),
         (LOCAL + "[output.steps]\nshare = 0.5\n", "needs output.rationale_pattern"),
         (SERVER + "chat = true\n", "writer.endpoint"),
+        (LOCAL + "chat = true\n[output]\ncut = true\n", "output.cut keeps plain texts alone"),
+        (SERVER + "[output]\ncut = true\n", "output.cut keeps plain texts alone"),
         ('[prompts]\nsource = "p"\n', "writer: is missing"),
     ],
 )

@@ -292,4 +292,10 @@ class WritingRecipe(Table):
             raise mistake("output.steps needs `tokenizer`, the student's: a server's tokens can't be counted otherwise")
         if writer.kind == "server" and self.prompts.chat:
             raise mistake('prompts.chat is for local models: a server is asked by writer.endpoint = "chat"')
+        is_chat = self.prompts.chat if writer.kind == "local" else writer.endpoint == "chat"
+        if self.output.cut and is_chat:
+            raise mistake(
+                "output.cut keeps plain texts alone: a chat's template would end what was cut. Leave it out, and raise "
+                "sampling.max_new_tokens until few are cut"
+            )
         return self

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -32,7 +33,10 @@ from store import manifest_of
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from potstill.data import PackedBatches, TokenCorpus, read_documents, tokenize
+from potstill.engines import LlamaServer
+from potstill.engines.reading import speed_of
 from potstill.evaluation import Measurement, measure
+from potstill.export import save_gguf
 from potstill.losses import ForwardKL, SoftLabelLoss
 from potstill.models import faster_dtype, head_of, load_model, load_tokenizer, save_model
 from potstill.soft_labels import Sampled, Store, begin_store, label
@@ -165,6 +169,29 @@ def corrected(teacher: LiveTeacher, learn: TokenCorpus, wanted: argparse.Namespa
     return LiveTeacher(load_model(str(kept)), size=teacher.num_tokens)
 
 
+def decode_speed(model: PreTrainedModel, tokenizer, prompt: list[int]) -> float:
+    """New tokens a second in llama.cpp: one thread, an f16 file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.gguf"
+        save_gguf(model, tokenizer, path, "f16")
+        with LlamaServer(path, context=512, threads=1) as server:
+            return speed_of(server, prompt, new_tokens=64)[1]
+
+
+def measure_speeds(wanted: argparse.Namespace, out: Path) -> dict:
+    """Of the teacher and of every shape that has been trained, in turns and in one go."""
+    source = str(smollm2()) if wanted.teacher == "smollm2" else wanted.teacher
+    tokenizer, model = load_tokenizer(source), load_model(source)
+    importance, found = Importance.load(out.with_suffix(".safetensors")), json.loads(out.read_text("utf-8"))
+    prompt = tokenizer("The kernel keeps a list of all devices that are bound to a driver. " * 8)["input_ids"][:128]
+    shapes = {f"{arm.cut.removesuffix(', random')} {arm.share:.0%}": arm for arm in arms()}
+    models = {"teacher": model} | {name: student_of(arm, model, importance, 0) for name, arm in shapes.items()}
+    rounds = {name: [decode_speed(one, tokenizer, prompt) for _ in range(3)] for name, one in models.items()}
+    found["speeds"] = {name: sorted(three)[1] for name, three in rounds.items()}
+    out.write_text(json.dumps(found), "utf-8")
+    return found
+
+
 def kept(found: Measurement) -> dict[str, list[float]]:
     return {name: getattr(found, name).tolist() for name in ("tokens", "nll", "hits", "kl", "agreements")}
 
@@ -243,12 +270,16 @@ def page(found: dict, wanted: argparse.Namespace) -> str:
         rows.append(
             f"| {arm.cut} | {arm.by} | {size / 1e6:.1f} M | {mean:.3f} ({low:.3f} to {high:.3f}) | {against} | "
             f"{kept:.1%} ({kept_low:.1%} to {kept_high:.1%}) | {sums['agreements'].sum() / tokens.sum():.1%} | "
-            f"{sums['kl'].sum() / tokens.sum():.3f} | {len(seeds)} |"
+            f"{sums['kl'].sum() / tokens.sum():.3f} | {speed_in(found, arm)} | {len(seeds)} |"
         )
     own = teacher["nll"].sum() / tokens.sum()
     right = teacher["hits"].sum() / tokens.sum()
     size = found["teacher"]["sizes"]["model"]["non_embedding"]
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "xllamacpp"))
+    speeds = found.get("speeds")
+    writes = (
+        "" if speeds is None else f", writes {speeds['teacher']:.0f} tokens/s (llama.cpp, f16, one thread, 64 tokens)"
+    )
     return "\n".join(
         [
             f"# A ladder of students: {wanted.name}",
@@ -257,16 +288,22 @@ def page(found: dict, wanted: argparse.Namespace) -> str:
             f"({torch.backends.cpu.get_cpu_capability()}), students trained in {found['dtype']}; {packages}.*",
             f"*{found['learn']:,} tokens of {Path(wanted.text).name} read once in steps of {wanted.rows} x {LENGTH}; loss on "
             f"{int(tokens.sum()):,} tokens of {len(tokens)} held-out documents. The teacher: {size / 1e6:.1f} M parameters without",
-            f"embeddings, loss {own:.3f}, next token right {right:.1%}.*",
+            f"embeddings, loss {own:.3f}, next token right {right:.1%}{writes}.*",
             "",
-            "| cut | learns by | not embeddings | loss, nats | minus hard labels' | accuracy kept | agrees | KL to teacher | seeds |",
-            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| cut | learns by | not embeddings | loss, nats | minus hard labels' | accuracy kept | agrees | KL to teacher "
+            "| writes | seeds |",
+            "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *rows,
             "",
             "In brackets 95 % intervals from a bootstrap over documents, of means over seeds; differences are paired by document.",
             "",
         ]
     )
+
+
+def speed_in(found: dict, arm: Arm) -> str:
+    speed = found.get("speeds", {}).get(f"{arm.cut.removesuffix(', random')} {arm.share:.0%}")
+    return "" if speed is None else f"{speed:.0f}"
 
 
 def main() -> None:
@@ -279,6 +316,7 @@ def main() -> None:
     parser.add_argument("--arms", type=int, default=99, help="the first so many")
     parser.add_argument("--name", help="of the page; the teacher's if left out")
     parser.add_argument("--keep", action="store_true", help="the students too, in runs/")
+    parser.add_argument("--speeds", action="store_true", help="train nothing: measure how fast each shape writes")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--random-rate", type=float, default=1e-3)
@@ -287,7 +325,8 @@ def main() -> None:
     wanted.name = wanted.name or wanted.teacher
     out = Path("runs") / f"prune_ladder_{wanted.name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    found = run(wanted, out)
+    found = measure_speeds(wanted, out) if wanted.speeds else run(wanted, out)
+    (HERE / f"prune_ladder_{wanted.name}.md").write_text(page(found, wanted), "utf-8")
     print(page(found, wanted))
 
 

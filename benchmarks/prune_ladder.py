@@ -57,6 +57,7 @@ from potstill.types import Teacher
 
 HERE = Path(__file__).parent
 LENGTH = 512
+WORDS = "<!-- words -->"
 SHARES = (0.60, 0.75, 0.45)
 SOFT, HARD = SoftLabelLoss(ForwardKL()), SoftLabelLoss(ForwardKL(), alpha=0.0)
 HALF = SoftLabelLoss(ForwardKL(), alpha=0.5)
@@ -232,7 +233,7 @@ def run(wanted: argparse.Namespace, out: Path) -> dict:
                     student, tokenizer, folder.with_name(f"{folder.name}-students") / key.replace("/", ", seed ")
                 )
             out.write_text(json.dumps(found), "utf-8")
-            (HERE / f"prune_ladder_{wanted.name}.md").write_text(page(found, wanted), "utf-8")
+            leave_page(found, wanted)
             mean = np.sum(sums["nll"]) / np.sum(sums["tokens"])
             print(f"{key}: {mean:.3f} nats, accuracy {np.sum(sums['hits']) / np.sum(sums['tokens']):.1%}", flush=True)
     return found
@@ -301,6 +302,13 @@ def page(found: dict, wanted: argparse.Namespace) -> str:
     )
 
 
+def leave_page(found: dict, wanted: argparse.Namespace) -> None:
+    """The page, with the words that stood below its mark."""
+    path = HERE / f"prune_ladder_{wanted.name}.md"
+    _, mark, words = path.read_text("utf-8").partition(WORDS) if path.exists() else ("", "", "")
+    path.write_text(page(found, wanted) + (f"\n{mark}{words}" if mark else ""), "utf-8")
+
+
 def speed_in(found: dict, arm: Arm) -> str:
     speed = found.get("speeds", {}).get(f"{arm.cut.removesuffix(', random')} {arm.share:.0%}")
     return "" if speed is None else f"{speed:.0f}"
@@ -326,7 +334,7 @@ def main() -> None:
     out = Path("runs") / f"prune_ladder_{wanted.name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     found = measure_speeds(wanted, out) if wanted.speeds else run(wanted, out)
-    (HERE / f"prune_ladder_{wanted.name}.md").write_text(page(found, wanted), "utf-8")
+    leave_page(found, wanted)
     print(page(found, wanted))
 
 

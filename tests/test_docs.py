@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
 
@@ -244,6 +245,21 @@ def test_recipes_named_in_pages_decode():
     for path in sorted({*re.findall(r"recipes/[\w-]+\.toml", "".join(page.read_text("utf-8") for page in PAGES))}):
         text = tomllib.loads((ROOT / path).read_text("utf-8"))
         load_writing(ROOT / path) if "writer" in text else load_recipe(ROOT / path)
+
+
+def test_reference_pages_hold_every_verb_setting_and_public_name(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    reference = import_module("mkdocs_reference")
+    assert re.findall(r"^## ([\w-]+)$", reference.verbs(), re.MULTILINE) == list(verbs())
+    assert "| `-k, --keep <list[str]>` |" in reference.verbs()
+    said = reference.settings()
+    assert {name for name in Recipe.model_fields if f"\n| `{name}` |" not in said} == set()
+    assert "| `alpha` | number ≥ 0, ≤ 1 | `1.0` |" in said
+    assert '### student, kind = "prune"' in said
+    pages = {path.stem: path.read_text("utf-8") for path in (ROOT / "docs" / "reference").glob("*.md")}
+    for room, names in reference.public_names().items():
+        made = reference.filled_in(pages[room])
+        assert [name for name in names if f"::: potstill.{room}.{name}\n" not in made] == []
 
 
 def test_pages_are_in_the_sites_menu():

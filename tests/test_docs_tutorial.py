@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from test_docs import ROOT, blocks_of
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"

@@ -15,15 +15,23 @@ import pytest
 import typer
 
 from potstill.cli.app import app
-from potstill.recipe import Recipe, WritingRecipe, decode, json_schema, load_recipe, load_writing, starter_recipes
+from potstill.recipe import Recipe, WritingRecipe, json_schema, load_recipe, load_writing, starter_recipes
+from potstill.recipe.decode import decode_as
+from potstill.recipe.schema import LENGTHS_OF_TRAINING
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<before>(?:<!--.*-->\n)?)```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)")
 OURS = ("potstill", ".venv/bin/potstill")
-# Where a whole recipe is more than a table of one: it says who teaches, who learns, and from what.
-WHOLE = {"teacher", "student", "data"}
+# What a block leaves out of a recipe.
+DISTILLING = {
+    "teacher": {"model": "pocket"},
+    "student": {"kind": "copy_layers", "layers": 2},
+    "data": {"source": "standard-library"},
+    "training": {"steps": 1},
+}
+WRITING = {"writer": {"kind": "local", "model": "pocket"}, "prompts": {"source": "prompts.jsonl"}}
 
 
 @dataclass(frozen=True)
@@ -211,8 +219,19 @@ def test_tables_are_settings(block: Block):
     assert is_ours(tables), f"{sorted(tables)} are no tables of a recipe"
     for setting in settings_in(tables):
         check_setting(setting)
-    if set(tables) >= WHOLE:
-        decode(tables)
+    kind, whole = (WritingRecipe, WRITING) if set(tables) & {"writer", "output"} else (Recipe, DISTILLING)
+    decode_as(
+        kind, {name: joined(whole.get(name), tables.get(name)) for name in {**whole, **tables}}, source=str(block)
+    )
+
+
+def joined(table: dict[str, object] | None, said: object) -> object:
+    """What a block says, on top of what it leaves out; its own kind, or its own length of training, takes the place of ours."""
+    if not isinstance(said, dict) or table is None:
+        return table if said is None else said
+    if "kind" in said or set(said) & set(LENGTHS_OF_TRAINING):
+        table = {key: value for key, value in table.items() if key not in {"kind", "layers", *LENGTHS_OF_TRAINING}}
+    return {**table, **said}
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=str)

@@ -8,12 +8,20 @@ from typing import Annotated
 
 import typer
 
-from potstill.cli.options import OutOption, RecipeArgument, SetOption
+from potstill.cli.options import RecipeArgument, SetOption
 
 
 def label(
     recipe: RecipeArgument,
-    out: OutOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The labels' own folder. Default: teacher.labels, or runs/NAME/soft_labels.",
+            show_default=False,
+        ),
+    ] = None,
     sets: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and bytes; store nothing.")] = False,
 ) -> None:

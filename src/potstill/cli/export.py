@@ -10,6 +10,7 @@ import typer
 _MISSED = 1
 
 
+# Long: one option a line.
 def export(
     student: Annotated[
         str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from itertools import islice
 from pathlib import Path
 
@@ -183,6 +185,34 @@ def read_everything(store: Store, corpus) -> None:
     batches = PackedBatches(corpus, CONTEXT, 8)
     for batch in islice(batches.from_step(0), int(batches.steps_per_epoch) + 1):
         teacher.label(batch)
+
+
+def test_a_file_cut_off_while_it_is_read_is_found(store, corpus):
+    read_everything(read := Store(store.folder), corpus)
+    [path, *_] = store.folder.glob("*.labels")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(StoreError, match="damaged"):
+        read_everything(Store(store.folder), corpus)
+    read.shards[0].path.write_bytes(b"")
+    with pytest.raises(StoreError, match="page 0 is not what was written"):
+        read.shards[0].page(0)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux does")
+def test_a_store_keeps_no_file_open_and_goes_when_nobody_has_it(store, corpus):
+    gc.collect()
+    before, stores = len(os.listdir("/proc/self/fd")), [Store(store.folder) for _ in range(5)]
+    for one in stores:
+        read_everything(one, corpus)
+    assert len(os.listdir("/proc/self/fd")) == before
+    gone = [weakref.ref(one) for one in stores]
+    gc.disable()
+    try:
+        stores.clear()
+        del one
+        assert [left() for left in gone] == [None] * 5
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "tables.safetensors"])

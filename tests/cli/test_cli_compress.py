@@ -109,7 +109,7 @@ def test_how_fast_it_must_be(workshop: Workshop, texts: Path) -> None:
     words = ["compress", "teacher", "-d", "many.jsonl", "--tokens", "1k", "-o", "run", *SMALL, "--min-speed"]
     assert "as fast as that" in workshop.refused(*words, "1000")
     timed = json.loads((texts / "run" / "timings.json").read_text())
-    assert all(0.1 < ratio < 10 for ratio in timed.values())
+    assert all(0.1 < ratio < 10 for name, ratio in timed.items() if name != "check")
 
 
 def test_a_dry_run_trains_nothing(workshop: Workshop, texts: Path) -> None:

@@ -157,6 +157,11 @@ def test_another_kind_of_labels_is_refused_in_the_same_folder(store, corpus, tmp
     head = TEACHER.label(next(PackedBatches(corpus, 8, 1).from_step(0))).head
     with pytest.raises(StoreError, match=r"codec is Sampled\(tau=0.1\) there and Sampled\(tau=0.2\) here"):
         begin_store(store.folder, manifest_of(Sampled(0.2)), corpus, head)
+    (tmp_path / "begun").mkdir()
+    for left in ("tables.safetensors", "tables.safetensors.part", "manifest.json.part"):
+        (tmp_path / "begun" / left).write_text("what a kill left")
+    begin_store(tmp_path / "begun", store.manifest, corpus, head)
+    assert Store(tmp_path / "begun").manifest == store.manifest
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(StoreError, match="no store of soft labels"):

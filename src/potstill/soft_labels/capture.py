@@ -20,7 +20,7 @@ from potstill.data.packing import Windows, batch_of, best_fit, windows_of
 from potstill.errors import LossError, StoreError
 from potstill.soft_labels.hidden import Dense, Hidden
 from potstill.soft_labels.journal import Journal
-from potstill.soft_labels.manifest import MANIFEST, Manifest, tokens_by_rank
+from potstill.soft_labels.manifest import MANIFEST, TABLES, Manifest, tokens_by_rank
 from potstill.soft_labels.noise import uniforms
 from potstill.soft_labels.observed import SUMS, Observed, observe
 from potstill.soft_labels.planning import Planned, explained, plan_of, write_plan
@@ -65,7 +65,9 @@ def begin_store(folder: Path, manifest: Manifest, corpus: TokenCorpus, head: Hea
                 f"{folder} holds soft labels of another kind ({difference}): choose another folder (--out), or label with the same settings"
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    # What a kill or a full disk left of a beginning is no stranger.
+    begun = {TABLES, *(f"{name}.part" for name in (TABLES, MANIFEST))}
+    if folder.exists() and any(one.name not in begun for one in folder.iterdir()):
         raise StoreError(f"{folder} holds something that is no store of soft labels: choose another folder (--out)")
     counts = np.bincount(corpus.ids, minlength=manifest.num_tokens)[: manifest.num_tokens]
     tables = {"tokens_of_rank": tokens_by_rank(counts)}

@@ -48,7 +48,7 @@ def is_refused(file: Path) -> bool:
     return False
 
 
-SEEDS = [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 53))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 51))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -9,7 +9,7 @@ import pytest
 from harm import Begin
 from verbs import VERBS, Jobs, outcome
 
-SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 32))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 31))]
 
 
 def filled_and_freed(begin: Begin, jobs: Jobs, place: Path, name: str, draw: random.Random) -> int | None:
@@ -28,6 +28,8 @@ def filled_and_freed(begin: Begin, jobs: Jobs, place: Path, name: str, draw: ran
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize(
+    "name", [*(one for one in VERBS if one != "compress"), pytest.param("compress", marks=pytest.mark.slow)]
+)
 def test_a_full_disk_is_named_and_then_forgotten(name, seed, begin, jobs, tmp_path):
     filled_and_freed(begin, jobs, tmp_path / "full", name, random.Random(seed))

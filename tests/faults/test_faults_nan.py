@@ -21,7 +21,7 @@ def spoil(folder: Path, value: float) -> None:
     save_file(weights, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("value", [torch.nan, pytest.param(torch.inf, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", VERBS)
 def test_a_teacher_that_says_nan_is_named(name, value, begin: Begin, jobs: Jobs, tmp_path):
     folder = jobs.copy(tmp_path / "spoiled", without=name)

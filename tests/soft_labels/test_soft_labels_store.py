@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import weakref
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from fake_labels import CONTEXT, TEACHER, TOKENS, corpus_of, files_of, labelled,
 from torch.utils.data import DataLoader, Dataset
 
 from potstill.data import PackedBatches
-from potstill.errors import DataError, LossError, StoreError
+from potstill.errors import DataError, LossError, NotFiniteError, StoreError
 from potstill.losses import ForwardKL, JensenShannon, ReverseKL, SoftLabelLoss
 from potstill.soft_labels import Dense, Hidden, Sampled, Store, TopK, begin_store, label
 from potstill.soft_labels.planning import labelled_counts
@@ -262,6 +263,33 @@ def test_shards_of_another_store_are_refused(store, new_store):
     (store.folder / stranger.name).write_bytes(stranger.read_bytes())
     with pytest.raises(StoreError, match="belongs to another store"):
         Store(store.folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_labels_that_are_no_numbers_are_not_stored(value, store, corpus, tmp_path):
+    """-inf is one: what a model can't say has no probability."""
+
+    class Spoiled:
+        num_tokens = TOKENS
+
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def label(self, batch):
+            targets = TEACHER.label(batch)
+            rows = targets.rows.clone()
+            rows[3, 0] = self.value
+            return replace(targets, rows=rows)
+
+    folder = tmp_path / "spoiled"
+    begin_store(folder, store.manifest, corpus)
+    with pytest.raises(NotFiniteError, match="predictions are NaN or infinite"):
+        list(label(Spoiled(value), corpus, folder))
+    assert not list(folder.glob("*.labels"))
+    assert [done.tokens for done in label(TEACHER, corpus, folder)][-1] == store.num_tokens
+    assert {path.name: path.read_bytes() for path in folder.glob("*.labels")} == {
+        path.name: path.read_bytes() for path in store.folder.glob("*.labels")
+    }
 
 
 def test_a_second_writer_waits_for_the_first(store, corpus, tmp_path):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from potstill.data import TokenCorpus
 from potstill.data.packing import Windows, batch_of, best_fit, windows_of
-from potstill.errors import LossError, StoreError
+from potstill.errors import LossError, NotFiniteError, StoreError
 from potstill.soft_labels.hidden import Dense, Hidden
 from potstill.soft_labels.journal import Journal
 from potstill.soft_labels.manifest import MANIFEST, TABLES, Manifest, tokens_by_rank
@@ -178,6 +178,7 @@ def encode(
             here = slice(start + first, min(start + first + size, start + len(rows)))
             block = slice(first, first + size)
             seen, seen_sums = observe(logits[block], rows[block], tokens[here])
+            _check_is_finite(seen_sums)
             parts.append(_encode(seen, manifest, noise[here], ranks))
             sums.append(seen_sums)
     return joined(parts), np.concatenate(sums)
@@ -191,6 +192,15 @@ def _encode(seen: Observed, manifest: Manifest, noise: torch.Tensor, ranks: torc
             return codec.encode(seen, ranks)
         case Hidden() | Dense() as codec:
             return codec.encode(seen)
+
+
+def _check_is_finite(sums: NDArray[np.float64]) -> None:
+    """NotFiniteError for labels that are no numbers: the probability that two draws are the same is finite for any others."""
+    if not np.isfinite(sums[:, SUMS.index("collision")]).all():
+        raise NotFiniteError(
+            "the teacher's predictions are NaN or infinite on some of the text: its weights are damaged, or its dtype is too small for it "
+            "(float32 and bfloat16 are not). What was labelled before is kept"
+        )
 
 
 def _in_order(records: Sequence[dict[str, NDArray]], shard: Planned) -> tuple[Documents, Encoded]:

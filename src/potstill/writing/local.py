@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.errors import DataError, ModelError, NotFiniteError
+from potstill.errors import DataError, ModelError
 from potstill.models import check_context, ends_of
 from potstill.models.asking import device_of, evaluating
 from potstill.writing.drawing import Drawing, key_of
@@ -128,10 +128,6 @@ class LocalWriter:
             text = text[: min(stops)]
             size = self._size_until(new[:size], prompt, len(before) + min(stops))
         mean = logprobs[:size].mean().item()
-        if not np.isfinite(mean):
-            raise NotFiniteError(
-                "the writer's logits are NaN or infinite: its weights are damaged, or its dtype is too small"
-            )
         return Sample(text, size, is_cut=not has_ended and not stops, mean_logprob=mean)
 
     def _size_until(self, new: list[int], prompt: list[int], characters: int) -> int:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow real-models bench-setup examples docs check lint types floors sbom format clean FORCE
+.PHONY: help setup demo test test-slow flaky real-models bench-setup examples docs check lint types floors sbom format clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ test: setup ## the fast tests
 
 test-slow: setup real-models ## the tests that take minutes
 	@$(BIN)/pytest --durations=10 -m slow
+
+flaky: setup ## the fast tests ten times (TIMES=3): which don't always end the same way
+	@$(BIN)/python tools/flaky.py $(or $(TIMES),10)
 
 bench-setup: setup real-models ## what users would pick instead (TRL, torchtune, Liger), for benchmarks
 	@sh tools/setup.sh --group bench

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from commands import Workshop
+from commands import Workshop, set_up
 from transformers import AutoModelForCausalLM
 
 from potstill.cli.deploying import queries_of
@@ -39,23 +39,50 @@ SMALL += [
 ]
 
 
-@pytest.fixture
-def texts(workshop: Workshop) -> Path:
+# Of a ladder with one step; options that come later go before earlier ones.
+ONE = ["-s", "student.shares=[0.5]", "-s", "student.cuts=['depth']"]
+
+
+def write_texts(folder: Path) -> None:
     """Documents that the tiny teacher can be asked about."""
     rows = [{"text": f"word{number} and " * 12, "domain": ("even", "odd")[number % 2]} for number in range(60)]
-    (workshop.path / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    (folder / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+@pytest.fixture
+def texts(workshop: Workshop) -> Path:
+    write_texts(workshop.path)
     return workshop.path
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(a folder with a search that found a student, what it said): made once, copied by whoever goes on from it."""
+    workshop = set_up(tmp_path_factory.mktemp("searched"))
+    write_texts(workshop.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(workshop.path)
+        result = compress(workshop, "--keep", "agreement=0.1%")
+    assert result.exit_code == 0, result.output
+    return workshop.path, result.output
+
+
+@pytest.fixture
+def found(searched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """A copy of that folder, to work in."""
+    place = Path(shutil.copytree(searched[0], tmp_path / "found"))
+    monkeypatch.chdir(place)
+    return Workshop(place)
 
 
 def compress(workshop: Workshop, *words: str):
     return workshop.run("compress", "teacher", "-d", "many.jsonl", "--tokens", "1k", "-o", "run", *SMALL, *words)
 
 
-def test_a_student_comes_out(workshop: Workshop, texts: Path) -> None:
-    result = compress(workshop, "--keep", "agreement=0.1%")
-    assert result.exit_code == 0, result.output
-    assert "clears the bar" in result.output
-    assert "hard labels" in result.output
+def test_a_student_comes_out(found: Workshop, searched: tuple[Path, str]) -> None:
+    workshop, texts, said = found, found.path, searched[1]
+    assert "clears the bar" in said
+    assert "hard labels" in said
     AutoModelForCausalLM.from_pretrained(texts / "run" / "student")
     groups = json.loads((texts / "run" / "scores.json").read_text())["breakdown"]["groups"]
     assert {one["name"] for one in groups if one["by"] == "the document is in"} == {"even", "odd"}
@@ -87,13 +114,13 @@ def test_a_student_comes_out(workshop: Workshop, texts: Path) -> None:
     assert (texts / "run" / "report.html").exists()
 
 
-def test_no_student_is_an_answer(workshop: Workshop, texts: Path) -> None:
+def test_no_student_is_an_answer(found: Workshop) -> None:
     """It ends with 3, which no mistake does, and says what was nearest."""
-    result = compress(workshop, "--keep", "agreement=100%")
+    result = compress(found, "--keep", "agreement=100%")
     assert result.exit_code == 3, result.output
     said = " ".join(result.output.split())
     assert "No student on the ladder clears the bar. The nearest" in said
-    assert (texts / "run" / "report.html").exists()
+    assert (found.path / "run" / "report.html").exists()
 
 
 def test_the_best_within_a_limit(workshop: Workshop, texts: Path) -> None:
@@ -106,10 +133,10 @@ def test_the_best_within_a_limit(workshop: Workshop, texts: Path) -> None:
 
 
 def test_how_fast_it_must_be(workshop: Workshop, texts: Path) -> None:
-    words = ["compress", "teacher", "-d", "many.jsonl", "--tokens", "1k", "-o", "run", *SMALL, "--min-speed"]
+    words = ["compress", "teacher", "-d", "many.jsonl", "--tokens", "1k", "-o", "run", *SMALL, *ONE, "--min-speed"]
     assert "as fast as that" in workshop.refused(*words, "1000")
     timed = json.loads((texts / "run" / "timings.json").read_text())
-    assert all(0.1 < ratio < 10 for ratio in timed.values())
+    assert all(0.1 < ratio < 10 for name, ratio in timed.items() if name != "check")
 
 
 def test_a_dry_run_trains_nothing(workshop: Workshop, texts: Path) -> None:
@@ -239,7 +266,8 @@ def test_a_folder_is_uploaded(tmp_path: Path, hub: list[str]) -> None:
     assert "hf_secret" not in said
 
 
-def test_a_student_that_clears_the_bar_is_uploaded(workshop: Workshop, texts: Path, hub: list[str]) -> None:
+def test_a_student_that_clears_the_bar_is_uploaded(found: Workshop, hub: list[str]) -> None:
+    workshop = found
     result = compress(workshop, "--keep", "agreement=0.1%", "--push-to-hub", "me/student")
     assert result.exit_code == 0, result.output
     assert {"README.md", "config.json", "model.safetensors"} <= set(hub)
@@ -264,12 +292,13 @@ def test_questions_and_a_task_beside_text(workshop: Workshop, texts: Path) -> No
         "utf-8",
     )
     bars = ["own.jsonl=1%", "of.yaml=1%", "agreement=0.1%"]
-    result = compress(workshop, *(word for bar in bars for word in ("--keep", bar)))
+    words = [*(word for bar in bars for word in ("--keep", bar)), *ONE]
+    result = compress(workshop, *words)
     assert result.exit_code in (0, 3), result.output
     found = json.loads((texts / "run" / "scores.json").read_text())
     assert [one["metric"] for one in found["verdicts"]] == ["own", "of", "agreement"]
     assert all(one["n"] > 15 for one in found["verdicts"])
-    again = compress(workshop, *(word for bar in bars for word in ("--keep", bar)), "--deploy")
+    again = compress(workshop, *words, "--deploy")
     assert again.exit_code == result.exit_code
     assert "done again" not in again.output
     routed = json.loads((texts / "run" / "route" / "route.json").read_text())
@@ -282,7 +311,7 @@ def test_questions_and_a_task_beside_text(workshop: Workshop, texts: Path) -> No
     (route / "route.json").unlink()
     journal = route / "answers" / "student.jsonl"
     journal.write_text(journal.read_text().replace("choice", "written", 1))
-    last = compress(workshop, *(word for bar in bars for word in ("--keep", bar)), "--deploy")
+    last = compress(workshop, *words, "--deploy")
     assert last.exit_code == result.exit_code, last.output
     assert "no router" in last.output
     assert "was written with answering = 'written'" in " ".join(last.output.split())

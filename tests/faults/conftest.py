@@ -1,4 +1,4 @@
-"""The workshop of the command line's tests, and a process that begins commands."""
+"""A process that begins commands, and jobs for it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ import pytest
 for room in ("models", "runs", "cli"):
     sys.path.insert(0, str(Path(__file__).parents[1] / room))
 
-from commands import Workshop, set_up  # noqa: E402
 from harm import Begin, zygote  # noqa: E402
+from verbs import Jobs  # noqa: E402
 
 
-@pytest.fixture
-def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    monkeypatch.chdir(tmp_path)
-    return set_up(tmp_path)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def begin() -> Iterator[Begin]:
     process = zygote()
     assert process.stdin is not None
@@ -30,3 +24,10 @@ def begin() -> Iterator[Begin]:
     process.stdin.close()
     process.stdout.close()
     process.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def jobs(begin: Begin, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
+    found = Jobs(tmp_path_factory.mktemp("jobs"), begin)
+    found.prepare()
+    return found

@@ -1,9 +1,10 @@
-"""Commands in processes of their own, killed when it is asked for."""
+"""What befalls a run: commands in processes of their own that are killed or find the disk full, bytes that change on it."""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ class Ended:
 
     code: int | None
     said: str
+
+    @property
+    def is_named(self) -> bool:
+        """It ended as a mistake does: one message, no traceback."""
+        return self.code == 2 and "Traceback" not in self.said and self.said.count("potstill: ") == 1
 
 
 @dataclass(frozen=True)
@@ -36,24 +42,42 @@ class Begin:
         kill_after  seconds until SIGKILL
         most_bytes  that a file may have: what is written beyond fails, as on a full disk
         """
-        said = folder / "said.txt"
-        asked = {
-            "words": words,
-            "folder": str(folder),
-            "said": str(said),
-            "kill_after": kill_after,
-            "most_bytes": most_bytes,
-        }
+        asked = {"words": words, "folder": str(folder), "kill_after": kill_after, "most_bytes": most_bytes}
         print(json.dumps(asked), file=self.requests, flush=True)
-        return Ended(json.loads(self.replies.readline()), said.read_text("utf-8", "replace") if said.exists() else "")
+        return Ended(*json.loads(self.replies.readline()))
 
 
 def zygote() -> subprocess.Popen[str]:
     """Ready to begin commands."""
-    quiet = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    quiet = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "400",
+    }
     process = subprocess.Popen(
         [sys.executable, str(ZYGOTE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet
     )
     assert process.stdout is not None
     assert json.loads(process.stdout.readline()) == "ready"
     return process
+
+
+def damage(file: Path, draw: random.Random) -> str:
+    """Change a file as disks and copies do: a bit, a run of bytes that are zero, an end that is missing; what was done."""
+    before = file.read_bytes()
+    kind = draw.choice(["bit", "bit", "zeros", "end"])
+    place = draw.randrange(len(before))
+    match kind:
+        case "bit":
+            bit = 1 << draw.randrange(8)
+            after = before[:place] + bytes([before[place] ^ bit]) + before[place + 1 :]
+            what = f"bit {bit} of byte {place}"
+        case "zeros":
+            size = min(draw.randint(1, 64), len(before) - place)
+            after = before[:place] + bytes(size) + before[place + size :]
+            what = f"{size} zeros from byte {place}"
+        case _:
+            after, what = before[:place], f"all from byte {place}"
+    file.write_bytes(after)
+    return f"{file.name} ({len(before)} bytes): {what}"

@@ -1,6 +1,7 @@
 """A process that has imported everything and begins others that do, as `harm` asks: what is forked from tests could be in any state.
 
-Requests and replies are lines of JSON; a line once it is ready.
+Requests and replies are lines of JSON; a line once it is ready. What a command still had to import, the next ones find imported: of eight
+seconds that a small run takes, imports are more than seven.
 """
 
 from __future__ import annotations
@@ -10,19 +11,26 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
+import warnings
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+from typing import IO
 
 
-def begin(words: list[str], folder: str, said: str, most_bytes: int | None) -> None:
+def begin(words: list[str], folder: str, most_bytes: int | None, said: int, imported: IO[str]) -> None:
     """Be the command. Never comes back."""
     from potstill.cli import main
 
-    code = 70
+    code, before = 70, set(sys.modules)
     try:
         os.chdir(folder)
         for stream in (1, 2):
-            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | (os.O_TRUNC if stream == 1 else os.O_APPEND)), stream)
+            os.dup2(said, stream)
         if most_bytes is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
@@ -36,39 +44,64 @@ def begin(words: list[str], folder: str, said: str, most_bytes: int | None) -> N
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        if most_bytes is None:
+            json.dump([name for name in sys.modules if name not in before], imported)
+            imported.flush()
         os._exit(code)
 
 
-def ended(child: int, kill_after: float | None) -> int | None:
-    """The exit code; None where it had to be killed, which is what `kill_after` seconds are for. Minus a signal for any other end."""
-    until = None if kill_after is None else time.monotonic() + kill_after
+def ended(child: int, kill_after: float | None, said: int) -> tuple[int | None, str]:
+    """(the exit code; None where it had to be killed, which is what `kill_after` seconds are for; minus a signal for any other end,
+    what it said)."""
+    until, heard = None if kill_after is None else time.monotonic() + kill_after, []
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
+        # A pipe that nobody empties would hold up who writes.
+        with suppress(BlockingIOError):
+            while some := os.read(said, 65_536):
+                heard.append(some)
         if found:
-            return os.waitstatus_to_exitcode(status)
+            return os.waitstatus_to_exitcode(status), b"".join(heard).decode("utf-8", "replace")
         if until is not None and time.monotonic() > until:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return None
-        time.sleep(0.005)
+            return None, b"".join(heard).decode("utf-8", "replace")
+        time.sleep(0.002)
+
+
+def learn(imported: IO[str]) -> None:
+    """Import what a command imported."""
+    imported.seek(0)
+    text = imported.read()
+    for name in json.loads(text) if text else []:
+        with suppress(Exception), warnings.catch_warnings(action="ignore"):
+            import_module(name)
 
 
 def main() -> None:
     """Until the input ends."""
     import torch
 
-    import potstill.cli.app
-    import potstill.recipe.job  # noqa: F401
+    import potstill
 
+    for module in walk_packages([str(Path(potstill.__file__).parent)], "potstill."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
     torch.set_num_threads(1)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        kill_after = asked.pop("kill_after")
-        child = os.fork()
-        if child == 0:
-            begin(**asked)
-        print(json.dumps(ended(child, kill_after)), flush=True)
+        kill_after, (reads, writes) = asked.pop("kill_after"), os.pipe()
+        os.set_blocking(reads, False)
+        with tempfile.TemporaryFile("w+") as imported:
+            child = os.fork()
+            if child == 0:
+                begin(**asked, said=writes, imported=imported)
+            os.close(writes)
+            code, said = ended(child, kill_after, reads)
+            os.close(reads)
+            learn(imported)
+        print(json.dumps([code, said]), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import torch
 from tiny_models import FAMILIES, byte_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from potstill.errors import RunDirectoryError
-from potstill.models import load_model, save_model
+from potstill.errors import ModelError, RunDirectoryError
+from potstill.models import load_model, load_tokenizer, save_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -69,3 +69,21 @@ def test_whoever_may_read_the_configuration_may_read_the_weights(tmp_path):
     save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "student")
     modes = {file.stat().st_mode for file in (tmp_path / "student").iterdir()}
     assert len(modes) == 1
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json"])
+def test_a_bit_that_has_changed_on_the_disk_is_found(name, tmp_path):
+    save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "student")
+    load_model(tmp_path / "student")
+    load_tokenizer(tmp_path / "student")
+    file = tmp_path / "student" / name
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(ModelError, match=rf"{name} is not what was saved: copy the model again, .* delete checks.json"):
+        load_tokenizer(tmp_path / "student") if "token" in name else load_model(tmp_path / "student")
+    file.write_bytes(whole)
+    (tmp_path / "student" / "checks.json").write_text("[")
+    with pytest.raises(ModelError, match=r"checks.json can't be read"):
+        load_model(tmp_path / "student")
+    (tmp_path / "student" / "checks.json").unlink()
+    load_model(tmp_path / "student")

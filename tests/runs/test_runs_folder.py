@@ -31,6 +31,13 @@ def test_a_folder_is_taken_up_by_its_own_run(tmp_path):
     first = tiny_folder(tmp_path / "run")
     first.write_json("fact.json", {"a": 1})
     assert tiny_folder(tmp_path / "run").read_json("fact.json") == {"a": 1}
+    first.keep_json("kept.json", {"a": 12, "of": (1.5, "ä", None), "n": {}})
+    kept = tmp_path / "run" / "kept.json"
+    assert first.read_json("kept.json") == {"a": 12, "of": [1.5, "ä", None], "n": {}}
+    for said in (kept.read_text().replace("12", "13"), "[1]"):
+        kept.write_text(said)
+        with pytest.raises(RunDirectoryError, match="delete it and run again"):
+            first.read_json("kept.json")
 
 
 def test_what_was_only_prepared_makes_way_for_another_recipe(tmp_path):

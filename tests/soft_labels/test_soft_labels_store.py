@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -10,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from fake_labels import CONTEXT, TEACHER, TOKENS, corpus_of, files_of, labelled,
 from torch.utils.data import DataLoader, Dataset
 
 from potstill.data import PackedBatches
-from potstill.errors import DataError, LossError, StoreError
+from potstill.errors import DataError, LossError, NotFiniteError, StoreError
 from potstill.losses import ForwardKL, JensenShannon, ReverseKL, SoftLabelLoss
 from potstill.soft_labels import Dense, Hidden, Sampled, Store, TopK, begin_store, label
 from potstill.soft_labels.planning import labelled_counts
@@ -155,6 +158,11 @@ def test_another_kind_of_labels_is_refused_in_the_same_folder(store, corpus, tmp
     head = TEACHER.label(next(PackedBatches(corpus, 8, 1).from_step(0))).head
     with pytest.raises(StoreError, match=r"codec is Sampled\(tau=0.1\) there and Sampled\(tau=0.2\) here"):
         begin_store(store.folder, manifest_of(Sampled(0.2)), corpus, head)
+    (tmp_path / "begun").mkdir()
+    for left in ("tables.safetensors", "tables.safetensors.part", "manifest.json.part"):
+        (tmp_path / "begun" / left).write_text("what a kill left")
+    begin_store(tmp_path / "begun", store.manifest, corpus, head)
+    assert Store(tmp_path / "begun").manifest == store.manifest
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     with pytest.raises(StoreError, match="no store of soft labels"):
@@ -183,6 +191,34 @@ def read_everything(store: Store, corpus) -> None:
     batches = PackedBatches(corpus, CONTEXT, 8)
     for batch in islice(batches.from_step(0), int(batches.steps_per_epoch) + 1):
         teacher.label(batch)
+
+
+def test_a_file_cut_off_while_it_is_read_is_found(store, corpus):
+    read_everything(read := Store(store.folder), corpus)
+    [path, *_] = store.folder.glob("*.labels")
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(StoreError, match="damaged"):
+        read_everything(Store(store.folder), corpus)
+    read.shards[0].path.write_bytes(b"")
+    with pytest.raises(StoreError, match="page 0 is not what was written"):
+        read.shards[0].page(0)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files as Linux does")
+def test_a_store_keeps_no_file_open_and_goes_when_nobody_has_it(store, corpus):
+    gc.collect()
+    before, stores = len(os.listdir("/proc/self/fd")), [Store(store.folder) for _ in range(5)]
+    for one in stores:
+        read_everything(one, corpus)
+    assert len(os.listdir("/proc/self/fd")) == before
+    gone = [weakref.ref(one) for one in stores]
+    gc.disable()
+    try:
+        stores.clear()
+        del one
+        assert [left() for left in gone] == [None] * 5
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "tables.safetensors"])
@@ -227,6 +263,33 @@ def test_shards_of_another_store_are_refused(store, new_store):
     (store.folder / stranger.name).write_bytes(stranger.read_bytes())
     with pytest.raises(StoreError, match="belongs to another store"):
         Store(store.folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_labels_that_are_no_numbers_are_not_stored(value, store, corpus, tmp_path):
+    """-inf is one: what a model can't say has no probability."""
+
+    class Spoiled:
+        num_tokens = TOKENS
+
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def label(self, batch):
+            targets = TEACHER.label(batch)
+            rows = targets.rows.clone()
+            rows[3, 0] = self.value
+            return replace(targets, rows=rows)
+
+    folder = tmp_path / "spoiled"
+    begin_store(folder, store.manifest, corpus)
+    with pytest.raises(NotFiniteError, match="predictions are NaN or infinite"):
+        list(label(Spoiled(value), corpus, folder))
+    assert not list(folder.glob("*.labels"))
+    assert [done.tokens for done in label(TEACHER, corpus, folder)][-1] == store.num_tokens
+    assert {path.name: path.read_bytes() for path in folder.glob("*.labels")} == {
+        path.name: path.read_bytes() for path in store.folder.glob("*.labels")
+    }
 
 
 def test_a_second_writer_waits_for_the_first(store, corpus, tmp_path):

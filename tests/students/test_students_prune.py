@@ -200,6 +200,10 @@ def test_scores_are_kept_and_read(tmp_path: Path):
     assert again.heads.size == 0
     with pytest.raises(ModelError, match="no importance scores"):
         Importance.load(tmp_path / "none")
+    blob = (tmp_path / "importance.safetensors").read_bytes()
+    (tmp_path / "importance.safetensors").write_bytes(blob[:-3] + bytes([blob[-3] ^ 1]) + blob[-2:])
+    with pytest.raises(ModelError, match="not what was written"):
+        Importance.load(tmp_path / "importance.safetensors")
 
 
 def test_which_layers_stay():

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-FAULTS = ("429", "500", "503", "closed", "stalled", "half", "no JSON", "no choices", "no text")
+FAULTS = ("429", "500", "503", "closed", "stalled", "half", "dropped", "no JSON", "no choices", "no text")
 STALLED_SECONDS = 1.0
 
 
@@ -32,6 +32,7 @@ class Behaviour:
     asked: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
     gone_wrong: Counter[str] = field(default_factory=Counter)
+    dropped_at: list[int] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
     bodies: list[dict] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
@@ -76,6 +77,8 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
                     self.close_connection = True
                 case "half":
                     self.reply(200, b'{"choices": [{"tex')
+                case "dropped":
+                    self.drop(json.dumps({"choices": [{"index": 0, "text": "half an answer to nothing"}]}).encode())
                 case "no JSON":
                     self.reply(200, b"<html>a gateway's own page</html>")
                 case "no choices":
@@ -98,6 +101,16 @@ def handler_of(behaviour: Behaviour) -> type[BaseHTTPRequestHandler]:
             self.reply(200, {"choices": [choice], "usage": usage})
             with behaviour.lock:
                 behaviour.answered[prompt] += 1
+
+        def drop(self, body: bytes) -> None:
+            """A good reply of which only so many bytes arrive, in its head or in its body."""
+            whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+            with behaviour.lock:
+                draw = blake2b(f"{sum(behaviour.asked.values())}".encode(), digest_size=8).digest()
+                size = int.from_bytes(draw, "big") % len(whole)
+                behaviour.dropped_at.append(size)
+            self.wfile.write(whole[:size])
+            self.close_connection = True
 
         def reply(self, status: int, said: dict | bytes, headers: dict[str, str] | None = None) -> None:
             raw = said if isinstance(said, bytes) else json.dumps(said).encode()

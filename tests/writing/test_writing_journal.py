@@ -1,5 +1,7 @@
 """What a kill leaves, and what belongs to something else."""
 
+import json
+
 import pytest
 
 from potstill.errors import DataError, RunDirectoryError
@@ -51,6 +53,33 @@ def test_damage_is_named(tmp_path):
     (tmp_path / "j").write_bytes(b"\n".join(lines))
     with pytest.raises(DataError, match="line 3 is damaged"):
         Journal(tmp_path / "j", IDENTITY)
+
+
+def test_a_changed_bit_is_found_wherever_it_is(tmp_path):
+    filled(path := tmp_path / "j", 2)
+    whole, missed = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x01]) + whole[place + 1 :])
+        try:
+            with Journal(path, IDENTITY) as journal:
+                for name in ("0", "1"):
+                    assert name not in journal or journal.read(name) == Written(name, (SAMPLE,), int(name), 1, 0.5)
+                missed += 1
+        except (DataError, RunDirectoryError):
+            pass
+    assert missed < 20, "the end of a line, which is half written then, or the name of the first line's check"
+
+
+def test_what_an_earlier_version_wrote_is_read(tmp_path):
+    filled(path := tmp_path / "j", 2)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        del line["check"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with Journal(path, IDENTITY) as journal:
+        journal.append(Written("2", (SAMPLE,)))
+    with Journal(path, IDENTITY) as journal:
+        assert [journal.read(str(n)).samples for n in range(3)] == [(SAMPLE,)] * 3
 
 
 def test_of_something_else_or_in_use(tmp_path):

@@ -27,7 +27,8 @@ def prompts(texts=TEXTS) -> list[Prompt]:
 
 def written(pocket, sampling: Sampling, rows: int = 16, texts=TEXTS):
     writer = LocalWriter(*pocket, sampling, rows=rows)
-    return {one.id: one for one in writer.write(prompts(texts))}
+    asked = prompts(texts)
+    return {one.id: one for one in writer.write(asked, {one.id for one in asked})}
 
 
 def test_greedy_text_is_the_models_own(pocket):
@@ -56,8 +57,11 @@ def test_draws_belong_to_the_prompt(pocket):
         k: [s.text for s in one.samples] for k, one in alone.items()
     }
     writer = LocalWriter(*pocket, sampling, rows=3)
-    [rest] = writer.write(prompts()[2:3])
+    [rest] = writer.write(prompts()[2:3], {"2"})
     assert [s.text for s in rest.samples] == [s.text for s in together["2"].samples]
+    whole = {one.id: one for one in writer.write(prompts(), set(together))}
+    for missing in ({"2"}, {"0", "3"}, set(together) - {"1"}):
+        assert {one.id: one for one in writer.write(prompts(), missing)} == {one: whole[one] for one in missing}
     texts = [sample.text for one in together.values() for sample in one.samples]
     assert len(set(texts)) > 7, "samples of a prompt differ, and so do prompts"
     other = written(pocket, Sampling(temperature=1.0, top_p=0.95, best_of=2, max_new_tokens=10, seed=4))

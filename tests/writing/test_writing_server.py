@@ -141,7 +141,7 @@ def asked(tmp_path: Path, behaviour: Behaviour, *, number: int = 1, server: dict
         settings = {"first_wait": 0.001, "attempts": 3, **(server or {})}
         sampling = asking.pop("sampling", Sampling(max_new_tokens=8))
         writer = ServerWriter(Server(url, **settings), Asking("m", sampling, **asking), concurrency=2)
-        return list(writer.write(prompts))
+        return list(writer.write(prompts, {one.id for one in prompts}))
 
 
 @pytest.mark.parametrize(("status", "said"), [(401, "is the key right"), (404, "writer.url"), (307, "writer.url")])

@@ -35,6 +35,8 @@ from potstill.cli import (
 from potstill.cli.fellows import check_is_shared, is_first_to_fail, part
 from potstill.errors import PotstillError
 
+# A disk, a share of it, and what a file may have at most.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DEFECT, _MISTAKE, _INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -92,7 +94,7 @@ def _answering(verb: Callable[..., None]) -> Callable[..., None]:
 def _advice(error: Exception) -> str | None:
     """What to do about a machine that is too small; None when that is not what failed."""
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in _FULL:
         return (
             f"the disk is full ({error.filename or 'while writing'}): free some space and start the same command again"
         )

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils import logging
 
 from potstill.errors import MissingExtraError, ModelError, PotstillError
+from potstill.models.save import check_as_saved
 from potstill.models.tasks import task_of_name
 
 # The word for the model that ships inside the package; a folder of that name goes before it.
@@ -46,6 +47,8 @@ def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> Pre
     place = _find(source)
     if place.gguf_file is None:
         kind = _kind_of(place)
+        if place.is_local:
+            check_as_saved(Path(place.name), of_tokenizer=False)
         settings = {"use_safetensors": True, "ignore_mismatched_sizes": True}
     else:
         from transformers import GgufConfig
@@ -81,6 +84,8 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     """
     place = _find(source)
     settings = {} if place.gguf_file is None else {"gguf_file": place.gguf_file}
+    if place.is_local and place.gguf_file is None:
+        check_as_saved(Path(place.name), of_tokenizer=True)
     with _explained(place, "tokenizer"), _quiet(place):
         tokenizer = AutoTokenizer.from_pretrained(place.name, trust_remote_code=False, **settings)
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.errors import RunDirectoryError
+from potstill.errors import ModelError, RunDirectoryError
+
+# What the files of a saved model are, so that one that has changed on its disk is not taken for the student.
+CHECKS = "checks.json"
+_ADVICE = f"copy the model again, or make it anew; where it was changed on purpose, delete {CHECKS}"
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
@@ -40,6 +46,8 @@ def saved_whole(folder: Path) -> Iterator[Path]:
             # safetensors writes for its owner alone; whoever may read the rest may read the weights.
             for file in written.glob("*.safetensors"):
                 file.chmod((written / "config.json").stat().st_mode)
+            checks = {file.name: _check_of(file) for file in sorted(written.iterdir()) if file.is_file()}
+            (written / CHECKS).write_text(json.dumps(checks, indent=1) + "\n", "utf-8")
             if folder.exists():
                 folder.rename(Path(beside, "replaced"))
             written.rename(folder)
@@ -52,6 +60,36 @@ def saved_whole(folder: Path) -> Iterator[Path]:
             f"the model can't be written to {folder} ({error}; {free / 1e9:.1f} GB are free there): make room or choose "
             "another folder; what was saved there before is untouched"
         ) from error
+
+
+def check_as_saved(folder: Path, *, of_tokenizer: bool) -> None:
+    """ModelError where a file of a folder that `saved_whole` wrote, of the model or of its tokenizer, is not what was written."""
+    path = folder / CHECKS
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        checks = {str(name): str(check) for name, check in found.items()}
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise ModelError(f"{path} can't be read ({error}): {_ADVICE}") from error
+    for name, check in checks.items():
+        if ("token" in name or name.endswith(".jinja")) == of_tokenizer and _check_or_none(folder / name) != check:
+            raise ModelError(f"{folder / Path(name).name} is not what was saved: {_ADVICE}")
+
+
+def _check_or_none(file: Path) -> str | None:
+    try:
+        return _check_of(file)
+    except OSError:
+        return None
+
+
+def _check_of(file: Path) -> str:
+    found = 0
+    with file.open("rb") as whole:
+        while chunk := whole.read(2**24):
+            found = zlib.crc32(chunk, found)
+    return f"{found:08x}"
 
 
 def _is_replaceable(folder: Path) -> bool:

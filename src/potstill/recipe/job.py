@@ -260,5 +260,5 @@ def _dtype(recipe: Recipe, folder: RunFolder, faster_dtype: Callable[[torch.devi
     if recipe.training.dtype != "auto":
         return getattr(torch, recipe.training.dtype)
     if not (folder.path / "dtype.json").exists():
-        folder.write_json("dtype.json", {"dtype": str(faster_dtype(this_device())).removeprefix("torch.")})
+        folder.keep_json("dtype.json", {"dtype": str(faster_dtype(this_device())).removeprefix("torch.")})
     return getattr(torch, str(folder.read_json("dtype.json")["dtype"]))

@@ -245,7 +245,7 @@ def _dtype(recipe: Recipe, folder: RunFolder, faster: str) -> str:
     if recipe.training.dtype != "auto":
         return recipe.training.dtype
     if not (folder.path / "dtype.json").exists():
-        folder.write_json("dtype.json", {"dtype": faster})
+        folder.keep_json("dtype.json", {"dtype": faster})
     return str(folder.read_json("dtype.json")["dtype"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,11 +30,11 @@ class ChoosingWriter:
     tokenizer: PreTrainedTokenizerBase
     choices: Mapping[str, tuple[str, ...]]
 
-    def write(self, prompts: Sequence[Prompt]) -> Iterator[Written]:
-        """The choice of each prompt, in order; none where prompt and choice are longer than the model's context."""
+    def write(self, prompts: Sequence[Prompt], missing: Container[str]) -> Iterator[Written]:
+        """The choice of each prompt that is missing, in order; none where prompt and choice are longer than the model's context."""
         check_context(self.model, 2)
         limit = getattr(self.model.config, "max_position_embeddings", None)
-        for prompt in prompts:
+        for prompt in (one for one in prompts if one.id in missing):
             choices = self.choices[prompt.id]
             rows, tails = self._rows(prompt, choices)
             if isinstance(limit, int) and max(map(len, rows)) > limit:

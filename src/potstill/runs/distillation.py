@@ -96,7 +96,7 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
     if job.control and job.same_time:
         if not (folder.path / _SAME_TIME).exists():
             soft, hard = (seconds_a_step(folder.steps(name)) for name in (STUDENT, "hard_labels"))
-            folder.write_json(_SAME_TIME, {"steps": max(1, round(steps * soft / hard)), "seconds": steps * soft})
+            folder.keep_json(_SAME_TIME, {"steps": max(1, round(steps * soft / hard)), "seconds": steps * soft})
         PartialState().wait_for_everyone()
         yield Arm("hard_labels_same_time", HARD_LABELS, int(str(folder.read_json(_SAME_TIME)["steps"])))
 

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ from potstill.evaluation import Measurement
 from potstill.runs.facts import finite
 from potstill.training import Step
 
-_RECIPE, _IDENTITY, _LOCK = "recipe.toml", "identity.json", ".lock"
+_RECIPE, _IDENTITY, _LOCK, _CHECK = "recipe.toml", "identity.json", ".lock", "check"
 # Stored soft labels may be there before the run is.
 _LABELS = "soft_labels"
 _PREPARED = ("tokens", "importance.safetensors", "lineage.json", "dtype.json", "manifest.json", "gate.json")
@@ -72,7 +73,7 @@ class RunFolder:
                 shutil.rmtree(path / name, ignore_errors=True) if (path / name).is_dir() else (path / name).unlink(
                     missing_ok=True
                 )
-            folder.write_json(_IDENTITY, dict(identity))
+            folder.keep_json(_IDENTITY, dict(identity))
             folder._write(_RECIPE, recipe)
         return folder
 
@@ -101,15 +102,19 @@ class RunFolder:
         if self.is_written_here:
             self._write(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
+    def keep_json(self, name: str, content: Mapping[str, object]) -> None:
+        """The same for what the run will go by when it is taken up again: with a check of itself, which `read_json` takes off."""
+        self.write_json(name, checked(content))
+
     def write_text(self, name: str, text: str) -> None:
         """The same for text."""
         if self.is_written_here:
             self._write(name, text)
 
     def read_json(self, name: str) -> dict[str, object]:
-        """A file of the run; RunDirectoryError when it can't be read."""
+        """A file of the run; RunDirectoryError when it can't be read, or is not what was written."""
         try:
-            return json.loads((self.path / name).read_text("utf-8"))
+            return as_checked((self.path / name).read_text("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise RunDirectoryError(f"{self.path / name} can't be read ({error}): delete it and run again") from error
 
@@ -240,6 +245,26 @@ def _explained(path: Path) -> Iterator[None]:
             f"can't write {path}: {error.strerror or error}. Free some space or choose another folder (--out), then start again: it goes "
             "on from what is there"
         ) from error
+
+
+def checked(content: Mapping[str, object]) -> dict[str, object]:
+    """JSON to be kept, with a check of itself."""
+    return {**content, _CHECK: _check_of(content)}
+
+
+def as_checked(text: str) -> dict[str, object]:
+    """What was kept, without its check; ValueError where it is no object, or not what was written. Without a check, anything is."""
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no object")
+    known = found.pop(_CHECK, None)
+    if known is not None and known != _check_of(found):
+        raise ValueError("it is not what was written")
+    return found
+
+
+def _check_of(content: Mapping[str, object]) -> str:
+    return f"{zlib.crc32(json.dumps(content, default=str).encode()):08x}"
 
 
 def line_of(step: Step) -> str:

@@ -35,7 +35,7 @@ def gated(job: Job, folder: RunFolder) -> Generator[Event, None, Job]:
     if not (folder.path / GATE).exists():
         yield Stage("asking whether the teacher is worth hearing on this text")
         worth = yield from _looked(job, gate)
-        folder.write_json(GATE, worth.to_json())
+        folder.keep_json(GATE, worth.to_json())
     PartialState().wait_for_everyone()
     worth = Worth.from_json(folder.read_json(GATE))
     annealed = gate.then == "anneal" and worth.verdict != "worth" and job.annealing is None

@@ -259,7 +259,7 @@ def _check_is_same_grid(wanted: Efficiency, folder: RunFolder) -> None:
             f"{folder.path} has curves of other sizes ({_in_words(found)}) than are asked for ({_in_words(grid)}): choose another folder "
             "(--out), or delete that one"
         )
-    folder.write_json(_GRID, grid)
+    folder.keep_json(_GRID, grid)
 
 
 def _in_words(grid: dict[str, object]) -> str:

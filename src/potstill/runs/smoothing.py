@@ -30,7 +30,7 @@ def smoothing_teacher(job: Job, folder: RunFolder, marker: Teacher) -> Smoothing
     if not (folder.path / _FILE).exists():
         entropy = _mean_entropy(_asked(job, folder, marker), job, temperature)
         share = smoothing_of_entropy(entropy, job.teacher.num_tokens)
-        folder.write_json(_FILE, {"entropy": entropy, "share": share, "temperature": temperature})
+        folder.keep_json(_FILE, {"entropy": entropy, "share": share, "temperature": temperature})
     PartialState().wait_for_everyone()
     share = float(str(folder.read_json(_FILE)["share"]))
     return SmoothingTeacher(job.teacher.num_tokens, share, temperature)

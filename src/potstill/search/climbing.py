@@ -52,7 +52,7 @@ class Climber:
         yield from self._learn(branch, ends, student)
         if self.folder.is_written_here:
             save_model(student, self.tokenizer, self.folder.path / "student")
-            self.folder.write_json("student.json", {"steps": steps})
+            self.folder.keep_json("student.json", {"steps": steps})
             shutil.rmtree(branch.path / "checkpoints", ignore_errors=True)
 
     def is_at(self, steps: int) -> bool:

@@ -98,7 +98,7 @@ class Search(Known):
             self._write(decisions, standings)
             match move:
                 case Train(names, rungs, why):
-                    self.folder.write_json(_BEGUN, {"bars": self.bars_in_words, **asdict(move)})
+                    self.folder.keep_json(_BEGUN, {"bars": self.bars_in_words, **asdict(move)})
                     yield Decided(f"{', '.join(names)}: {why}")
                     for name in names:
                         yield from self._train(name, rungs - 1)

@@ -32,7 +32,7 @@ class Kept:
         for place in places:
             shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
         (self.folder.path / name).parent.mkdir(parents=True, exist_ok=True)
-        self.folder.write_json(name, now)
+        self.folder.keep_json(name, now)
         return changed
 
     def difference(self, step: str, facts: Facts) -> str | None:

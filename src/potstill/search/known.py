@@ -3,7 +3,6 @@ is there; what isn't there yet is measured."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -67,7 +66,7 @@ class Known:
         timed = self.folder.read_json("timings.json") if (self.path / "timings.json").exists() else {}
         if one.name not in timed:
             timed[one.name] = times_as_fast(self.job.teacher.model, one.shape)
-            self.folder.write_json("timings.json", timed)
+            self.folder.keep_json("timings.json", timed)
         return float(str(timed[one.name])) >= limits.times_as_fast
 
     @cached_property
@@ -156,8 +155,10 @@ class Known:
 
     def steps_of(self, name: str) -> int:
         """How many steps the candidate as it is now has learned, to an end; 0 for none."""
-        path = self.of(name) / "student.json"
-        return int(json.loads(path.read_text("utf-8"))["steps"]) if path.exists() else 0
+        of_candidate = RunFolder(self.of(name))
+        if not (of_candidate.path / "student.json").exists():
+            return 0
+        return int(str(of_candidate.read_json("student.json")["steps"]))
 
     @property
     def looks(self) -> int:
@@ -175,7 +176,7 @@ class Known:
         if name not in self.judged_names():
             everything, key = self._all_looks(), self.bars_in_words
             everything[key] = {"allowed": self.looks, "names": [*self.judged_names(), name]}
-            self.folder.write_json("looks.json", everything)
+            self.folder.keep_json("looks.json", everything)
 
     @property
     def bars_in_words(self) -> str:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from potstill.data import TokenCorpus, ordered_batches
+from potstill.errors import DataError
 from potstill.evaluation import Measurement, answer_scores, measure
 from potstill.models import on_this_device
+from potstill.runs.folder import as_checked, checked
 from potstill.search.bar import Evidence
 from potstill.search.job import SearchJob
 from potstill.teachers import RememberingTeacher
@@ -55,12 +57,14 @@ class Observer:
             }
             self._measure(found, is_teacher).save(text)
             part = answers.with_suffix(".part")
-            part.write_text(json.dumps({name: values.tolist() for name, values in scores.items()}), "utf-8")
+            part.write_text(json.dumps(checked({name: values.tolist() for name, values in scores.items()})), "utf-8")
             part.replace(answers)
-        said = json.loads(answers.read_text("utf-8"))
-        return Evidence(
-            Measurement.load(text), self.unigram, {name: np.array(values, float) for name, values in said.items()}
-        )
+        try:
+            said = as_checked(answers.read_text("utf-8"))
+            of_questions = {name: np.array(values, float) for name, values in said.items()}
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{answers} holds no answers ({error}): delete it and run again") from error
+        return Evidence(Measurement.load(text), self.unigram, of_questions)
 
     def _measure(self, model: PreTrainedModel, is_teacher: bool) -> Measurement:
         job = self.job

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from potstill.data import TokenCorpus
 from potstill.data.packing import Windows, batch_of, best_fit, windows_of
-from potstill.errors import LossError, StoreError
+from potstill.errors import LossError, NotFiniteError, StoreError
 from potstill.soft_labels.hidden import Dense, Hidden
 from potstill.soft_labels.journal import Journal
-from potstill.soft_labels.manifest import MANIFEST, Manifest, tokens_by_rank
+from potstill.soft_labels.manifest import MANIFEST, TABLES, Manifest, tokens_by_rank
 from potstill.soft_labels.noise import uniforms
 from potstill.soft_labels.observed import SUMS, Observed, observe
 from potstill.soft_labels.planning import Planned, explained, plan_of, write_plan
@@ -65,7 +65,9 @@ def begin_store(folder: Path, manifest: Manifest, corpus: TokenCorpus, head: Hea
                 f"{folder} holds soft labels of another kind ({difference}): choose another folder (--out), or label with the same settings"
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    # What a kill or a full disk left of a beginning is no stranger.
+    begun = {TABLES, *(f"{name}.part" for name in (TABLES, MANIFEST))}
+    if folder.exists() and any(one.name not in begun for one in folder.iterdir()):
         raise StoreError(f"{folder} holds something that is no store of soft labels: choose another folder (--out)")
     counts = np.bincount(corpus.ids, minlength=manifest.num_tokens)[: manifest.num_tokens]
     tables = {"tokens_of_rank": tokens_by_rank(counts)}
@@ -176,6 +178,7 @@ def encode(
             here = slice(start + first, min(start + first + size, start + len(rows)))
             block = slice(first, first + size)
             seen, seen_sums = observe(logits[block], rows[block], tokens[here])
+            _check_is_finite(seen_sums)
             parts.append(_encode(seen, manifest, noise[here], ranks))
             sums.append(seen_sums)
     return joined(parts), np.concatenate(sums)
@@ -189,6 +192,15 @@ def _encode(seen: Observed, manifest: Manifest, noise: torch.Tensor, ranks: torc
             return codec.encode(seen, ranks)
         case Hidden() | Dense() as codec:
             return codec.encode(seen)
+
+
+def _check_is_finite(sums: NDArray[np.float64]) -> None:
+    """NotFiniteError for labels that are no numbers: the probability that two draws are the same is finite for any others."""
+    if not np.isfinite(sums[:, SUMS.index("collision")]).all():
+        raise NotFiniteError(
+            "the teacher's predictions are NaN or infinite on some of the text: its weights are damaged, or its dtype is too small for it "
+            "(float32 and bfloat16 are not). What was labelled before is kept"
+        )
 
 
 def _in_order(records: Sequence[dict[str, NDArray]], shard: Planned) -> tuple[Documents, Encoded]:

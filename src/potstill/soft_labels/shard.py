@@ -7,14 +7,15 @@ A page holds some consecutive predictions, each stream of it compressed by pcode
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,17 +88,18 @@ def write_shard(path: Path, documents: Documents, encoded: Encoded, *, page_toke
 
 
 class Shard:
-    """A shard to read from: mapped into memory, so any number of processes share it, forked or spawned."""
+    """A shard to read from; any number of processes may, forked or spawned.
+
+    The file is opened for each page and not kept open: a store may have more shards than a process may have open files, and a file that is
+    cut off meanwhile is a page that is damaged.
+    """
 
     def __init__(self, path: Path) -> None:
         """Reads the footer alone. StoreError for what is no whole shard."""
         self.path = path
-        try:
-            with path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise _damaged(path, f"it can't be read: {error}") from error
-        self._footer, self.facts = self._read_footer()
+        with self._opened() as file:
+            self.num_bytes = os.fstat(file.fileno()).st_size
+            self._footer, self.facts = self._read_footer(file)
         self.streams: list[tuple[str, np.dtype]] = [(name, np.dtype(kind)) for name, kind in self.facts["streams"]]
         self.page_tokens, self.num_tokens = self.facts["page_tokens"], self.facts["tokens"]
         self._decoders: dict[tuple[int, str], object] = {}
@@ -110,11 +112,6 @@ class Shard:
         """What it is of."""
         return Documents(*(self._footer[f"document_{name}"] for name in ("keys", "tokens", "sums")))
 
-    @property
-    def num_bytes(self) -> int:
-        """Of the file."""
-        return len(self._bytes)
-
     def stream_bytes(self) -> dict[str, int]:
         """Compressed bytes by stream."""
         return dict(zip((name for name, _ in self.streams), self._footer["page_bytes"].sum(0).tolist(), strict=True))
@@ -122,7 +119,8 @@ class Shard:
     def page(self, number: int) -> dict[str, NDArray]:
         """The streams of a page, decompressed. StoreError where its bytes are not those that were written."""
         offsets = self._footer["page_offset"]
-        raw = self._bytes[int(offsets[number]) : int(offsets[number + 1])]
+        with self._opened() as file:
+            raw = os.pread(file.fileno(), int(offsets[number + 1]) - int(offsets[number]), int(offsets[number]))
         if zlib.crc32(raw) != int(self._footer["page_crc"][number]):
             raise _damaged(self.path, f"page {number} is not what was written")
         sizes, numbers = (self._footer[what][number].tolist() for what in ("page_bytes", "page_entries"))
@@ -144,20 +142,29 @@ class Shard:
             self._decoders[key], _ = file.chunk_decompressor(meta, f"{dtype.kind}{8 * dtype.itemsize}")
         return self._decoders[key]
 
-    def _read_footer(self) -> tuple[dict[str, NDArray], dict]:
-        raw = self._bytes
-        if len(raw) < _HEADER.size + _TRAILER.size:
-            raise _damaged(self.path, f"it has {len(raw)} bytes")
-        magic, version, zero = _HEADER.unpack(raw[: _HEADER.size])
-        offset, size, crc, version_again, magic_again = _TRAILER.unpack(raw[-_TRAILER.size :])
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        try:
+            with self.path.open("rb") as file:
+                yield file
+        except OSError as error:
+            raise _damaged(self.path, f"it can't be read: {error}") from error
+
+    def _read_footer(self, file: BinaryIO) -> tuple[dict[str, NDArray], dict]:
+        if self.num_bytes < _HEADER.size + _TRAILER.size:
+            raise _damaged(self.path, f"it has {self.num_bytes} bytes")
+        magic, version, zero = _HEADER.unpack(file.read(_HEADER.size))
+        file.seek(self.num_bytes - _TRAILER.size)
+        offset, size, crc, version_again, magic_again = _TRAILER.unpack(file.read(_TRAILER.size))
         if magic != _MAGIC or magic_again != _MAGIC or version != version_again or zero != 0:
             raise _damaged(self.path, "it does not begin and end as a shard does")
         if version > VERSION:
             raise StoreError(
                 f"{self.path} is of version {version} and this potstill reads up to {VERSION}: install a newer potstill"
             )
-        blob = raw[offset : offset + size]
-        if offset + size + _TRAILER.size != len(raw) or zlib.crc32(blob) != crc:
+        is_whole = offset + size + _TRAILER.size == self.num_bytes
+        blob = os.pread(file.fileno(), size, offset) if is_whole else b""
+        if not blob or zlib.crc32(blob) != crc:
             raise _damaged(self.path, "its footer is not what was written")
         length = struct.unpack("<Q", blob[:8])[0]
         return load(blob), json.loads(json.loads(blob[8 : 8 + length])["__metadata__"]["facts"])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,8 @@ class Store:
                     "away"
                 )
         self.tokens_of_rank = self._tables["tokens_of_rank"].astype(np.int64)
-        self._page = lru_cache(maxsize=_CACHED_PAGES)(self._read_page)
+        # Of the shards, not of this store: one that keeps a method of its own would live until Python looks for circles.
+        self._page = lru_cache(maxsize=_CACHED_PAGES)(partial(_read_page, self.shards))
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
         return Store, (self.folder,)
@@ -143,9 +145,6 @@ class Store:
         starts = np.cumsum([0, *lengths])[:-1]
         return pages, starts[of] + numbers % size
 
-    def _read_page(self, shard: int, page: int) -> dict[str, NDArray]:
-        return self.shards[shard].page(page)
-
     @cached_property
     def _head(self) -> Head:
         if isinstance(self.manifest.codec, Dense):
@@ -174,6 +173,10 @@ class Store:
         order = np.argsort(every, kind="stable")
         found = [np.concatenate(one)[order] for one in (shards, starts, tokens)]
         return every[order], found[0], found[1], found[2]
+
+
+def _read_page(shards: Sequence[Shard], shard: int, page: int) -> dict[str, NDArray]:
+    return shards[shard].page(page)
 
 
 def document_keys(

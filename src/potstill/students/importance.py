@@ -7,7 +7,8 @@ layers. A run of layers matters as much as the hidden state turns while it passe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -23,12 +24,14 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from potstill.data import TokenCorpus, check_learnable, ordered_batches
-from potstill.errors import ModelError
+from potstill.errors import ModelError, RunDirectoryError
 from potstill.losses import HARD_LABELS, linear_loss
 from potstill.models import hidden_states
 from potstill.models.asking import device_of, evaluating
 from potstill.models.layers import layers_of, without_layer
 from potstill.students.anatomy import AXES, Axis, AxisName, axis_of, layer_of, norms_over
+
+_CHECK = "check"
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,32 @@ class Importance:
         return cls(nothing, nothing, nothing, turns, np.zeros(1, np.int64), np.zeros(layers))
 
     def save(self, path: Path) -> None:
-        """As safetensors."""
-        save_file({each.name: np.ascontiguousarray(getattr(self, each.name)) for each in fields(self)}, path)
+        """As safetensors, with a check of the scores. RunDirectoryError when the file can't be written."""
+        scores = {each.name: np.ascontiguousarray(getattr(self, each.name)) for each in fields(self)}
+        try:
+            save_file({**scores, _CHECK: _check_of(scores)}, path)
+        except (OSError, SafetensorError) as error:
+            raise RunDirectoryError(f"can't write {path}: {error}. Free some space, then start again") from error
 
     @classmethod
     def load(cls, path: Path) -> Importance:
-        """Saved scores; ModelError where there are none."""
+        """Saved scores; ModelError where there are none, or not those that were saved."""
         try:
-            return cls(**load_file(path))
-        except (OSError, SafetensorError, TypeError) as error:
+            scores = load_file(path)
+            check = scores.pop(_CHECK, None)
+            if check is not None and not np.array_equal(check, _check_of(scores)):
+                raise ValueError("it is not what was written: delete it and start again")
+            return cls(**scores)
+        except (OSError, SafetensorError, TypeError, ValueError) as error:
             raise ModelError(f"{path} holds no importance scores: {error}") from error
+
+
+def _check_of(scores: Mapping[str, NDArray]) -> NDArray[np.uint32]:
+    found = 0
+    for name in sorted(scores):
+        found = zlib.crc32(f"{name} {scores[name].dtype.str} {scores[name].shape}".encode(), found)
+        found = zlib.crc32(scores[name].tobytes(), found)
+    return np.array([found], dtype=np.uint32)
 
 
 def measure_importance(model: PreTrainedModel, corpus: TokenCorpus, *, length: int, rows: int = 4) -> Importance:

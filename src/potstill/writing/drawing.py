@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from potstill.errors import NotFiniteError
 from potstill.models import cut, draw
 from potstill.soft_labels.noise import uniforms
 from potstill.writing.samples import Sampling
@@ -28,8 +29,12 @@ class Drawing:
         self.tops: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, input_ids: Int[Tensor, "rows read"], scores: Float[Tensor, "rows tokens"]) -> Tensor:
-        """Scores in which all but one token of each row are impossible."""
+        """Scores in which all but one token of each row are impossible. NotFiniteError where the model's are NaN or infinite."""
         asked, log_p = self.sampling, scores.float().log_softmax(-1)
+        if log_p.amax(-1).isnan().any():
+            raise NotFiniteError(
+                "the writer's logits are NaN or infinite: its weights are damaged, or its dtype is too small"
+            )
         if asked.temperature == 0:
             chosen = log_p.argmax(-1, keepdim=True)
         else:

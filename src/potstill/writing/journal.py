@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +13,14 @@ from types import TracebackType
 from potstill.errors import DataError, RunDirectoryError
 from potstill.writing.samples import Written
 
-_FIRST = "journal of"
+_FIRST, _CHECK = "journal of", "check"
 
 
 class Journal:
     """Appends, and finds again by a prompt's id. One process at a time.
 
-    Its first line says what decides the text (teacher, sampling); a journal of other things is refused.
+    Its first line says what decides the text (teacher, sampling); a journal of other things is refused. Each line ends with a check of
+    itself; lines that an earlier potstill wrote have none.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, object]) -> None:
@@ -70,7 +72,7 @@ class Journal:
     def _append(self, record: Mapping[str, object]) -> int:
         place = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
+            self._file.write(json.dumps({**record, _CHECK: _check_of(record)}, ensure_ascii=True).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -81,12 +83,13 @@ class Journal:
 
     def _begin(self, identity: dict[str, object]) -> None:
         self._file.seek(0)
-        end = 0
+        end, is_checked = 0, False
         for number, line in enumerate(iter(self._file.readline, b""), 1):
             if not line.endswith(b"\n"):
                 break  # what a kill left half written
-            record = self._parsed(line, number)
+            record = self._parsed(line, number, is_checked)
             if number == 1:
+                is_checked = _CHECK in record
                 self._check_is_ours(record, identity)
             else:
                 self._places[str(record["id"])] = end
@@ -95,14 +98,18 @@ class Journal:
         if end == 0:
             self._append({_FIRST: identity})
 
-    def _parsed(self, line: bytes, number: int) -> Mapping[str, object]:
+    def _parsed(self, line: bytes, number: int, is_checked: bool) -> Mapping[str, object]:
         try:
             record = json.loads(line)
             if isinstance(record, dict) and (_FIRST if number == 1 else "id") in record:
-                return record
+                known = {name: value for name, value in record.items() if name != _CHECK}
+                # What the first line says is held against what is wanted.
+                if number == 1 or record.get(_CHECK, None if is_checked else _check_of(known)) == _check_of(known):
+                    return record
         except (ValueError, RecursionError):
             pass
-        raise DataError(f"{self.path}, line {number} is damaged: delete that line and start the same command again")
+        what = "move the file away" if number == 1 else "delete that line"
+        raise DataError(f"{self.path}, line {number} is damaged: {what} and start the same command again")
 
     def _check_is_ours(self, record: Mapping[str, object], identity: dict[str, object]) -> None:
         found = record[_FIRST]
@@ -113,3 +120,7 @@ class Journal:
                     f"{self.path} was written with {name} = {found.get(name)!r}, and now it is {identity.get(name)!r}: choose another "
                     "folder (--out), or delete it"
                 )
+
+
+def _check_of(record: Mapping[str, object]) -> str:
+    return f"{zlib.crc32(json.dumps(record, ensure_ascii=True).encode()):08x}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from potstill.errors import DataError, ModelError, NotFiniteError
+from potstill.errors import DataError, ModelError
 from potstill.models import check_context, ends_of
 from potstill.models.asking import device_of, evaluating
 from potstill.writing.drawing import Drawing, key_of
@@ -32,23 +32,28 @@ class LocalWriter:
     rows: int = 16
     top_logprobs: int = 0
 
-    def write(self, prompts: Sequence[Prompt]) -> Iterator[Written]:
-        """What is written for each prompt, short prompts first. Which tokens are drawn does not depend on the others."""
+    def write(self, prompts: Sequence[Prompt], missing: Container[str]) -> Iterator[Written]:
+        """What is written for each prompt that is missing, short prompts first. Which tokens are drawn does not depend on the others; the
+        last bits of a likelihood may, so prompts stand beside the same ones whatever is missing."""
         room = self._room()
         ids = {prompt.id: self.tokens_of(prompt) for prompt in prompts}
         fitting = sorted((prompt for prompt in prompts if len(ids[prompt.id]) <= room), key=lambda p: len(ids[p.id]))
-        yield from (Written(prompt.id, ()) for prompt in prompts if len(ids[prompt.id]) > room)
+        yield from (Written(one.id, ()) for one in prompts if len(ids[one.id]) > room and one.id in missing)
         waiting = [(prompt, number) for prompt in fitting for number in range(self.sampling.best_of)]
         samples: list[Sample] = []
         for start in range(0, len(waiting), self.rows):
             some = waiting[start : start + self.rows]
+            if not any(prompt.id in missing for prompt, _ in some):
+                samples = []
+                continue
             with evaluating(self.model), torch.inference_mode():
                 found = self._samples([ids[prompt.id] for prompt, _ in some], [key_of(p.id, n) for p, n in some])
             for (prompt, number), sample in zip(some, found, strict=True):
                 samples.append(sample)
                 if number == self.sampling.best_of - 1:
                     read = len(ids[prompt.id]) * len(samples)
-                    yield Written(prompt.id, tuple(samples), prompt_tokens=read)
+                    if prompt.id in missing:
+                        yield Written(prompt.id, tuple(samples), prompt_tokens=read)
                     samples = []
 
     def tokens_of(self, prompt: Prompt) -> list[int]:
@@ -123,10 +128,6 @@ class LocalWriter:
             text = text[: min(stops)]
             size = self._size_until(new[:size], prompt, len(before) + min(stops))
         mean = logprobs[:size].mean().item()
-        if not np.isfinite(mean):
-            raise NotFiniteError(
-                "the writer's logits are NaN or infinite: its weights are damaged, or its dtype is too small"
-            )
         return Sample(text, size, is_cut=not has_ended and not stops, mean_logprob=mean)
 
     def _size_until(self, new: list[int], prompt: list[int], characters: int) -> int:

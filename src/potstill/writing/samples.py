@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
 
@@ -99,6 +99,7 @@ class Unanswered:
 class Writer(Protocol):
     """A model here or on a server."""
 
-    def write(self, prompts: Sequence[Prompt]) -> Iterator[Written | Unanswered]:
-        """One of the two for each prompt, in any order."""
+    def write(self, prompts: Sequence[Prompt], missing: Container[str]) -> Iterator[Written | Unanswered]:
+        """One of the two for each prompt whose id is missing, in any order. The others are there so that what is written beside a prompt
+        does not depend on what was written before."""
         ...

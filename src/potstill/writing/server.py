@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from potstill.errors import PotstillError, ServerError
@@ -25,19 +25,20 @@ class ServerWriter:
     asking: Asking
     concurrency: int = 8
 
-    def write(self, prompts: Sequence[Prompt]) -> Iterator[Written | Unanswered]:
+    def write(self, prompts: Sequence[Prompt], missing: Container[str]) -> Iterator[Written | Unanswered]:
         """What is written for each prompt, as it comes. ServerError where the server can't be used, or answers nothing any more."""
         line = Line(self.server)
         waiting: queue.SimpleQueue[Prompt] = queue.SimpleQueue()
-        for prompt in prompts:
+        asked = [prompt for prompt in prompts if prompt.id in missing]
+        for prompt in asked:
             waiting.put(prompt)
         found: queue.SimpleQueue[Written | Unanswered | Exception] = queue.SimpleQueue()
         # Daemons: an interruption does not wait for replies that nobody will read.
-        for _ in range(min(self.concurrency, len(prompts))):
+        for _ in range(min(self.concurrency, len(asked))):
             threading.Thread(target=self._work, args=(line, waiting, found), daemon=True).start()
         in_vain = 0
         try:
-            for _ in prompts:
+            for _ in asked:
                 outcome = found.get()
                 if isinstance(outcome, Exception):
                     raise outcome

@@ -31,13 +31,13 @@ class Progress:
 
 def write(prompts: Sequence[Prompt], writer: Writer, journal: Journal) -> Iterator[Progress]:
     """Write what the journal has not got; yields at the beginning and after each prompt."""
-    missing = [prompt for prompt in prompts if prompt.id not in journal]
+    missing = {prompt.id for prompt in prompts if prompt.id not in journal}
     begun, done, unanswered, tokens, reason = time.perf_counter(), 0, 0, 0, ""
     last = begun
     yield Progress(len(missing))
     if not missing:
         return
-    for outcome in writer.write(missing):
+    for outcome in writer.write(prompts, missing):
         match outcome:
             case Written():
                 now = time.perf_counter()

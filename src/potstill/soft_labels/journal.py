@@ -44,7 +44,7 @@ class Journal:
     def replay(self) -> Iterator[dict[str, NDArray]]:
         """All whole records. What a kill left half written, or what is not what was written, is cut off with all that follows it."""
         self._file.seek(0)
-        end, whole = 0, os.fstat(self._file.fileno()).st_size
+        end, self._before, whole = 0, 0, os.fstat(self._file.fileno()).st_size
         while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
             size, crc = _RECORD.unpack(head)
             # A damaged length would ask for gigabytes; a file that a crash ended in zeros, for nothing.

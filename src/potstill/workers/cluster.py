@@ -74,11 +74,17 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ServerError(
-            f"no Ray cluster answers at {address or 'this machine'} ({str(error).strip().splitlines()[0]}): "
-            "start one with `ray start --head` and give the address it prints (--ray HOST:PORT), or leave --ray out"
-        ) from error
+    except Exception as error:
+        # Of a machine too busy to start it in time Ray says so by Exception itself.
+        if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):
+            raise
+        said = str(error).strip().splitlines()[0]
+        if address:
+            raise ServerError(
+                f"no Ray cluster answers at {address} ({said}): start one with `ray start --head` and give the address it prints "
+                "(--ray HOST:PORT), or leave --ray out"
+            ) from error
+        raise ServerError(f"Ray did not start on this machine: {said} Start again when it is less busy") from error
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         accelerators = sum(int(machine.get("GPU", 0)) for machine in machines)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Small:
     """Some ten seconds of labelling, in seven shards."""
-    return small(tmp_path_factory.mktemp("work"), documents=3000, shard_tokens=20_000)
+    return small(tmp_path_factory.mktemp("work"), documents=1500, shard_tokens=10_000)
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,7 @@ class Mirror:
         """Bring what is there and not here. A copy of another store, or of one that is gone, is cleared away first."""
         with self._explained(), self._alone():
             there = self._sizes()
+            self._sent.clear()
             if MANIFEST not in there or self._is_of_another():
                 for path in self.folder.iterdir():
                     path.unlink()
@@ -65,10 +66,12 @@ class Mirror:
                 self._sent[name] = _state(path)
 
     def send(self) -> None:
-        """Take there what is whole here and new since it was last sent or fetched; the manifest first, for without it there is no store."""
+        """Take there what is whole here and new since it was last sent or fetched; shards last, for they need the others."""
         with self._explained():
-            for name in sorted(os.listdir(self.folder), key=lambda name: (name.endswith(SUFFIX), name)):
-                if not _is_of_store(name) or (state := _state(self.folder / name)) == self._sent.get(name):
+            shards = sorted(name for name in os.listdir(self.folder) if name.endswith(SUFFIX))
+            # As they are written: without a manifest there is no store.
+            for name in (TABLES, MANIFEST, PLAN, *shards):
+                if not (self.folder / name).exists() or (state := _state(self.folder / name)) == self._sent.get(name):
                     continue
                 # Under its name when it is whole: not every file system says so by itself.
                 part = f"{self._root}/{name}.part"

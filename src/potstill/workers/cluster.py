@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 # Read by Ray as it is imported. Nothing is reported to its makers.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-# On this machine alone: its processes listen to nobody else. (Named for where it is the default; it is read everywhere.)
-_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# On this machine alone its processes listen to nobody else (the name says where that is the default; it is read everywhere), and workers
+# are no nicer than one process would be.
+_HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 
 
 @dataclass
@@ -88,7 +89,7 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
     try:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         accelerators = sum(int(machine.get("GPU", 0)) for machine in machines)
-        processors = 1 if accelerators else _processors([int(machine.get("CPU", 0)) for machine in machines], count)
+        processors = 1 if accelerators else processors_of([int(machine.get("CPU", 0)) for machine in machines], count)
         if not address and 0 < accelerators < count:
             raise RecipeError(
                 f"each worker takes one accelerator, and this machine has {accelerators}: --workers {accelerators}"
@@ -105,6 +106,6 @@ def check_ray() -> None:
         raise MissingExtraError("ray", extra="ray", purpose="Sharing work among workers (--workers)")
 
 
-def _processors(machines: list[int], count: int) -> int:
+def processors_of(machines: list[int], count: int) -> int:
     """Of each worker, where there are no accelerators: all there are, shared evenly, and no more than the largest machine has."""
     return max(1, min(sum(machines) // count, max(machines)))

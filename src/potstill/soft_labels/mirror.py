@@ -49,7 +49,7 @@ class Mirror:
         self.url, self.folder = url.rstrip("/"), copy_of(url)
         with self._explained():
             self._files, self._root = url_to_fs(self.url)
-        self._sent: dict[str, int | str] = {}
+        self._sent: dict[str, tuple[int, int]] = {}
 
     def fetch(self) -> None:
         """Bring what is there and not here. A copy of another store, or of one that is gone, is cleared away first."""
@@ -137,8 +137,7 @@ def _is_of_store(name: str) -> bool:
     return name in (MANIFEST, TABLES, PLAN) or name.endswith(SUFFIX)
 
 
-def _state(path: Path) -> int | str:
-    """What changes when the file does: of a shard its size, of the others a digest."""
-    if path.name.endswith(SUFFIX):
-        return path.stat().st_size
-    return hashlib.blake2b(path.read_bytes()).hexdigest()
+def _state(path: Path) -> tuple[int, int]:
+    """What changes when the file does."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns

@@ -56,8 +56,8 @@ class Crew:
 def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
     """A crew on the cluster at `address`, or on this machine alone, where a Ray is started for it and ended behind it.
 
-    Raises MissingExtraError without Ray, ServerError where no cluster answers or none of its machines could hold a worker, and
-    RecipeError for more workers than this machine has accelerators.
+    Raises MissingExtraError without Ray, ServerError where no cluster answers or Ray does not start here, and RecipeError for more
+    workers than this machine has accelerators.
     """
     check_ray()
     os.environ.update(_QUIET | ({} if address else _HERE))

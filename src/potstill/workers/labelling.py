@@ -94,8 +94,8 @@ class _Shift:
         try:
             advance: Advance | None = ray.get(ready)
         except RayTaskError as error:
-            if isinstance(error.cause, PotstillError):
-                raise error.cause from None
+            if isinstance(error.cause, PotstillError | OSError | MemoryError | RuntimeError):
+                raise error.cause from error
             raise
         except RayError as error:
             self._mourn(worker, part, error)

@@ -51,9 +51,9 @@ def label_with(crew: Crew, corpus: TokenCorpus, folder: Path) -> Iterator[Progre
     check_none_elsewhere(folder, plan)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Part:
-    """A shard in hand, and how often a worker died of it."""
+    """A shard in hand, and how often a worker died of it. One is another, whatever is in it."""
 
     shard: Planned
     journal: Journal

@@ -12,7 +12,9 @@ from potstill.errors import StoreError
 
 
 def export_labels(
-    store: Annotated[Path, typer.Argument(help="A folder that `potstill label` made.", show_default=False)],
+    store: Annotated[
+        str, typer.Argument(help="A folder that `potstill label` made, or its URL (s3://...).", show_default=False)
+    ],
     recipe: Annotated[
         Path, typer.Option("--recipe", "-r", help="The recipe it was made with: the text.", show_default=False)
     ],
@@ -27,11 +29,11 @@ def export_labels(
     from potstill.recipe import load_recipe
     from potstill.recipe.job import tokenizer_of
     from potstill.recipe.text import read_corpus
-    from potstill.soft_labels import Store
     from potstill.soft_labels import export_labels as written
+    from potstill.soft_labels import store_at
 
     console = new_console()
-    opened, decoded = Store(store), load_recipe(recipe, sets=sets or [])
+    opened, decoded = store_at(store), load_recipe(recipe, sets=sets or [])
     if not out.parent.is_dir():
         raise StoreError(f"there is no folder {out.parent} to write {out.name} to: make it, or choose another (--out)")
     corpus = read_corpus(decoded.data, tokenizer_of(decoded))

@@ -11,7 +11,9 @@ from potstill.cli.options import SetOption
 
 
 def inspect(
-    store: Annotated[Path, typer.Argument(help="A folder that `potstill label` made.", show_default=False)],
+    store: Annotated[
+        str, typer.Argument(help="A folder that `potstill label` made, or its URL (s3://...).", show_default=False)
+    ],
     recipe: Annotated[
         Path | None, typer.Option("--recipe", "-r", help="The recipe it was made with: the text to look at.")
     ] = None,
@@ -23,10 +25,10 @@ def inspect(
     """Bytes, entropy, information of stored soft labels; with a recipe, a document with the teacher's alternatives for each token."""
     from potstill.cli.console import new_console
     from potstill.cli.inspecting import print_description, print_document, write_document
-    from potstill.soft_labels import Store
+    from potstill.soft_labels import store_at
 
     console = new_console()
-    opened = Store(store)
+    opened = store_at(store)
     print_description(opened, console)
     if recipe is None:
         return

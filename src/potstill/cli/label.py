@@ -9,37 +9,56 @@ from typing import Annotated
 import typer
 
 from potstill.cli.options import RecipeArgument, SetOption
+from potstill.errors import RecipeError
+
+_Out = Annotated[
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="The labels' own folder, or a URL (s3://...). Default: teacher.labels, or runs/NAME/soft_labels.",
+        show_default=False,
+    ),
+]
+_Workers = Annotated[
+    int | None,
+    typer.Option(help="Share the work among so many workers, by Ray.", min=1, show_default=False),
+]
+_Ray = Annotated[
+    str | None,
+    typer.Option("--ray", help="The Ray cluster they run on, HOST:PORT. Default: this machine.", show_default=False),
+]
 
 
 def label(
     recipe: RecipeArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="The labels' own folder. Default: teacher.labels, or runs/NAME/soft_labels.",
-            show_default=False,
-        ),
-    ] = None,
+    out: _Out = None,
+    workers: _Workers = None,
+    ray: _Ray = None,
     sets: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and bytes; store nothing.")] = False,
 ) -> None:
     """Store the teacher's soft labels of the text that a RECIPE learns from; again after a kill, it labels what is missing."""
     from potstill.cli.console import new_console
-    from potstill.cli.labelling import print_plan, saying, watch_labelling
+    from potstill.cli.labelling import label_here, label_shared, place_of, print_plan, saying
     from potstill.models import join_processes
-    from potstill.recipe import build_labelling, labels_folder, load_recipe
+    from potstill.recipe import build_labelling, load_recipe
 
     decoded = load_recipe(recipe, sets=sets or [])
-    folder = out or labels_folder(decoded, Path("runs") / decoded.name)
     processes = join_processes()
+    if ray is not None and workers is None:
+        raise RecipeError("--ray says where workers run: say with --workers how many")
+    if workers is not None and processes.num_processes > 1:
+        raise RecipeError("these processes share the work already: start `potstill label --workers` by itself, once")
     console = new_console()
     console.quiet = not processes.is_main_process
     if dry_run:
         with TemporaryDirectory() as scratch:
-            print_plan(build_labelling(decoded, Path(scratch), say=saying(console)), processes, console)
+            built = build_labelling(decoded, Path(scratch), say=saying(console))
+            print_plan(built, workers or processes.num_processes, console)
         return
-    with processes.main_process_first():
-        built = build_labelling(decoded, folder, say=saying(console))
-    watch_labelling(built, processes, console)
+    place = place_of(decoded, out)
+    if workers is None:
+        label_here(decoded, place, processes, console)
+    else:
+        label_shared(decoded, place, workers, ray, console)

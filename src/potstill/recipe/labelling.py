@@ -32,15 +32,20 @@ class Labelling:
 
 
 def labels_folder(recipe: Recipe, out: Path) -> Path:
-    """Where the recipe's labels lie, for a run in `out`."""
-    return Path(recipe.teacher.labels).expanduser() if recipe.teacher.labels is not None else out / _FOLDER
+    """Where the recipe's labels lie on this machine, for a run in `out`: of those at a URL, the copy."""
+    from potstill.soft_labels import copy_of, is_url
+
+    place = recipe.teacher.labels
+    if place is None:
+        return out / _FOLDER
+    return copy_of(place) if is_url(place) else Path(place).expanduser()
 
 
 def open_store(recipe: Recipe, out: Path) -> Store:
-    """The recipe's labels; StoreError where there are none."""
-    from potstill.soft_labels import Store
+    """The recipe's labels, brought here where they are at a URL; StoreError where there are none."""
+    from potstill.soft_labels import store_at
 
-    return Store(labels_folder(recipe, out))
+    return store_at(recipe.teacher.labels or str(out / _FOLDER))
 
 
 def check_is_teacher(store: Store, fingerprint: str) -> None:
@@ -53,10 +58,14 @@ def check_is_teacher(store: Store, fingerprint: str) -> None:
         )
 
 
-def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
-    """Load, check, tokenise; the store's folder is made or taken up. Raises a PotstillError for whatever can't work."""
-    from potstill.models import load_model
+def build_labelling(recipe: Recipe, folder: Path, *, say: Say, is_marked_here: bool = True) -> Labelling:
+    """Load, check, tokenise; the store's folder is made or taken up. Raises a PotstillError for whatever can't work.
+
+    A teacher that marks elsewhere takes no memory of this machine's accelerator.
+    """
+    from potstill.models import load_model, on_this_device
     from potstill.recipe.build import build_student
+    from potstill.teachers import LiveTeacher
 
     teacher = recipe.teacher
     others = {name: getattr(teacher, name) for name in ("mixture", "average", "correction")}
@@ -70,7 +79,11 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say) -> Labelling:
     model = load_model(recipe.teacher.model)
     size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model)[0])
     say(f"reading {recipe.data.source if isinstance(recipe.data.source, str) else ', '.join(recipe.data.source)}")
-    return labelling_by(recipe.teacher.model, model, recipe, labelled_text(recipe, tokenizer), folder, tokenizer, size)
+    corpus = labelled_text(recipe, tokenizer)
+    manifest = _begun(recipe.teacher.model, model, recipe, corpus, folder, tokenizer, size)
+    return Labelling(
+        LiveTeacher(on_this_device(model) if is_marked_here else model, size=size), corpus, manifest, folder
+    )
 
 
 def labelled_text(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> TokenCorpus:
@@ -92,6 +105,23 @@ def labelling_by(
     size: int,
 ) -> Labelling:
     """What the model called `name` is to label, as the recipe says; the store's folder is made or taken up."""
+    from potstill.models import on_this_device
+    from potstill.teachers import LiveTeacher
+
+    manifest = _begun(name, model, recipe, corpus, folder, tokenizer, size)
+    return Labelling(LiveTeacher(on_this_device(model), size=size), corpus, manifest, folder)
+
+
+def _begun(
+    name: str,
+    model: PreTrainedModel,
+    recipe: Recipe,
+    corpus: TokenCorpus,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    size: int,
+) -> Manifest:
+    """The manifest of the store that is made or taken up; the model is held in the number format it says."""
     import torch
 
     from potstill.models import (
@@ -101,13 +131,11 @@ def labelling_by(
         faster_dtype,
         head_of,
         hold_in_,
-        on_this_device,
         task_of,
         this_device,
     )
     from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
     from potstill.soft_labels import Manifest, begin_store
-    from potstill.teachers import LiveTeacher
 
     if recipe.teacher.kind == "translated":
         raise RecipeError(
@@ -139,7 +167,7 @@ def labelling_by(
         head={"scale": head.scale, "softcap": head.softcap},
     )
     begin_store(folder, manifest, corpus, head)
-    return Labelling(LiveTeacher(on_this_device(model), size=size), corpus, manifest, folder)
+    return manifest
 
 
 def build_codec(labels: LabelsTable, temperature: float) -> Codec:

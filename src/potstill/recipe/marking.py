@@ -141,8 +141,8 @@ def _check_goes_together(teachers: list[Teacher], mixture: MixtureTable) -> None
 
 
 def _store_of(recipe: Recipe, out: Path, other: OtherTeacher) -> Store | None:
-    from potstill.soft_labels import Store
+    from potstill.soft_labels import Store, store_at
 
     if recipe.teacher.mixture is not None and recipe.teacher.mixture.one_at_a_time:
         return Store(out / _FOLDER / other.called)
-    return None if other.labels is None else Store(Path(other.labels).expanduser())
+    return None if other.labels is None else store_at(other.labels)

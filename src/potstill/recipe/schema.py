@@ -52,7 +52,7 @@ class TeacherTable(Table):
     model: Text
     """A local folder, a name on the Hugging Face hub, a .gguf file, or "pocket": the small one that ships with potstill."""
     labels: Text | None = None
-    """Where stored labels lie. Left out: soft_labels/ beside the run."""
+    """Where stored labels lie, a folder or a URL (s3://...). Left out: soft_labels/ beside the run."""
     translation: TranslationTable | None = None
     """How a translated teacher is listened to."""
     correction: CorrectionTable | None = None

@@ -35,7 +35,7 @@ from potstill.evaluation import ModelScores
 from potstill.runs.distillation import distil
 from potstill.runs.estimate import Estimate, estimate, memory_of
 from potstill.runs.events import ArmStep, Event, Finished, Judged, Measured, Stage
-from potstill.runs.fingerprints import fingerprint_of_model, fingerprint_of_tokenizer, manifest
+from potstill.runs.fingerprints import fingerprint_of_model, fingerprint_of_tokenizer, manifest, versions
 from potstill.runs.folder import RunFolder
 from potstill.runs.held_out import held_out_sample
 from potstill.runs.job import Arm, Gate, Job
@@ -98,5 +98,6 @@ __all__ = [
     "score_model",
     "scores_of",
     "trainings_of",
+    "versions",
     "worth_of",
 ]

@@ -46,7 +46,7 @@ def manifest(facts: Mapping[str, object]) -> dict[str, object]:
     """The facts of a run, with versions and machine."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **versions()},
         "machine": {
             "system": platform.platform(),
             "processor": _processor(),
@@ -57,6 +57,11 @@ def manifest(facts: Mapping[str, object]) -> dict[str, object]:
         },
         **facts,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what is computed."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str:

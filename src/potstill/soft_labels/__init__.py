@@ -17,21 +17,23 @@ streams.py   Encoded, Ragged: what travels between codec and shard
 shard.py     write_shard, Shard: one file; docs/soft-label-format.md has its bytes
 journal.py   what of a shard is there already
 planning.py  which documents have no labels yet, and in which shards they will be
-capture.py   begin_store, label: from a teacher and a text to a store
+capture.py   begin_store, label, Labeller: from a teacher and a text to a store
 foreign.py   likeliest tokens as other tools write them (DistillKit, axolotl, vLLM)
 importing.py ForeignLabels, import_labels: a store from those
 exporting.py export_labels: a store as a table
 sizes.py     size_of_label: what a label will take
 statistics.py  describe: what is in a store, in numbers
+mirror.py    Mirror, store_at: a store at a URL (s3://...), and its copy here
 store.py     Store: labels by document and span
 """
 
-from potstill.soft_labels.capture import Progress, begin_store, label
+from potstill.soft_labels.capture import Labeller, Progress, Record, begin_store, label
 from potstill.soft_labels.exporting import export_labels
 from potstill.soft_labels.foreign import Polynomial
 from potstill.soft_labels.hidden import Dense, Hidden
 from potstill.soft_labels.importing import ForeignLabels, import_labels, most_listed
 from potstill.soft_labels.manifest import TIERS, Codec, Manifest
+from potstill.soft_labels.mirror import Mirror, copy_of, is_url, store_at
 from potstill.soft_labels.observed import SUMS
 from potstill.soft_labels.sampled import Sampled
 from potstill.soft_labels.sizes import UNLIKE, size_of_label
@@ -48,18 +50,24 @@ __all__ = [
     "Description",
     "ForeignLabels",
     "Hidden",
+    "Labeller",
     "Manifest",
+    "Mirror",
     "Polynomial",
     "Progress",
+    "Record",
     "Sampled",
     "Store",
     "TopK",
     "begin_store",
+    "copy_of",
     "describe",
     "document_keys",
     "export_labels",
     "import_labels",
+    "is_url",
     "label",
     "most_listed",
     "size_of_label",
+    "store_at",
 ]

@@ -19,11 +19,11 @@ from potstill.data import TokenCorpus
 from potstill.data.packing import Windows, batch_of, best_fit, windows_of
 from potstill.errors import LossError, NotFiniteError, StoreError
 from potstill.soft_labels.hidden import Dense, Hidden
-from potstill.soft_labels.journal import Journal
+from potstill.soft_labels.journal import Journal, take
 from potstill.soft_labels.manifest import MANIFEST, TABLES, Manifest, tokens_by_rank
 from potstill.soft_labels.noise import uniforms
 from potstill.soft_labels.observed import SUMS, Observed, observe
-from potstill.soft_labels.planning import Planned, explained, plan_of, write_plan
+from potstill.soft_labels.planning import Planned, check_none_elsewhere, explained, plan_of, write_plan
 from potstill.soft_labels.sampled import Sampled
 from potstill.soft_labels.shard import Documents, write_shard
 from potstill.soft_labels.store import Store
@@ -34,6 +34,10 @@ from potstill.types import Batch, DenseTargets, Head, Teacher
 # Rows whose logits are made at once, and of these, whose probabilities are worked on while they are in the cache.
 _CHUNK, _BLOCK = 256, 32
 _DRAWS = 2
+
+
+Record = dict[str, NDArray]
+"""What one pass of the teacher gave, as arrays: what a journal keeps."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,51 @@ class Progress:
     bytes: int
     seconds: float
     sums: NDArray[np.float64]
+
+    @classmethod
+    def at_start(cls, plan: Sequence[Planned]) -> Progress:
+        """Nothing of the plan is done."""
+        return cls(0, sum(shard.tokens for shard in plan), 0, 0.0, np.zeros(len(SUMS)))
+
+    def after(self, records: Sequence[Record], seconds: float) -> Progress:
+        """With these records more."""
+        return Progress(
+            self.tokens + sum(len(record["offset"]) for record in records),
+            self.total,
+            self.bytes + sum(_size(record) for record in records),
+            seconds,
+            np.sum([self.sums, *(record["sums"].sum(0) for record in records)], axis=0),
+        )
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """A teacher that labels, and how its labels are kept; ranks int64 [tokens]: each token's place among the frequent ones."""
+
+    teacher: Teacher
+    manifest: Manifest
+    ranks: torch.Tensor
+
+    @classmethod
+    def of(cls, teacher: Teacher, manifest: Manifest, tokens_of_rank: NDArray[np.int64]) -> Labeller:
+        """From the store's own table of tokens by rank."""
+        ranks = torch.empty(manifest.num_tokens, dtype=torch.int64)
+        ranks[torch.from_numpy(tokens_of_rank)] = torch.arange(len(ranks))
+        return cls(teacher, manifest, ranks)
+
+    def passes(self, corpus: TokenCorpus, shard: Planned, done: int) -> Iterator[Record]:
+        """What the teacher says of the shard, pass after pass, the first `done` left out."""
+        part = corpus.select(shard.documents)
+        windows, size = windows_of(part, self.manifest.context), self.manifest.rows
+        rows = [np.array(row) for row in best_fit(windows.sizes, self.manifest.context)]
+        for first in range(done * size, len(rows), size):
+            batch = _pass(part, windows, rows[first : first + size])
+            yield _label_pass(self.teacher, batch, self.manifest, shard.keys, self.ranks)
+
+    def write(self, path: Path, records: Sequence[Record], shard: Planned) -> None:
+        """The shard's file, from the records of all its passes. Raises OSError."""
+        documents, encoded = _in_order(records, shard)
+        write_shard(path, documents, encoded, page_tokens=self.manifest.page_tokens, store=self.manifest.identity)
 
 
 def begin_store(folder: Path, manifest: Manifest, corpus: TokenCorpus, head: Head | None = None) -> None:
@@ -93,54 +142,32 @@ def label(teacher: Teacher, corpus: TokenCorpus, folder: Path, *, is_one_of_many
     plan = plan_of(corpus, store)
     with explained(folder):
         write_plan(folder, [shard.path.name for shard in store.shards], plan)
-    started, done = time.perf_counter(), Progress(0, sum(shard.tokens for shard in plan), 0, 0.0, np.zeros(len(SUMS)))
-    ranks = torch.empty(store.manifest.num_tokens, dtype=torch.int64)
-    ranks[torch.from_numpy(store.tokens_of_rank)] = torch.arange(len(ranks))
-    elsewhere = 0
+    started, done = time.perf_counter(), Progress.at_start(plan)
+    labeller = Labeller.of(teacher, store.manifest, store.tokens_of_rank)
     for shard in plan:
         path = folder / shard.name
-        if path.exists():
-            continue
-        with explained(folder), Journal(path.with_suffix(".journal")) as journal:
-            # Looked at again with the lock in hand: another process may just have finished it.
-            if not journal.is_mine or path.exists():
-                elsewhere += not path.exists()
-                if journal.is_mine:
-                    journal.delete()
+        with explained(folder):
+            if (journal := take(path)) is None:
                 continue
-            for sums, tokens, size in _label_shard(teacher, corpus, store.manifest, shard, journal, ranks, path):
-                seconds = time.perf_counter() - started
-                done = Progress(done.tokens + tokens, done.total, done.bytes + size, seconds, done.sums + sums)
-                yield done
-    if elsewhere and not is_one_of_many and any(not (folder / shard.name).exists() for shard in plan):
-        raise StoreError(
-            f"another process is labelling {elsewhere} shards of {folder} at this moment: wait for it, then start again to see that "
-            "all is there"
-        )
+            with journal:
+                for records in _label_shard(labeller, corpus, shard, journal, path):
+                    done = done.after(records, time.perf_counter() - started)
+                    yield done
+    if not is_one_of_many:
+        check_none_elsewhere(folder, plan)
 
 
 def _label_shard(
-    teacher: Teacher,
-    corpus: TokenCorpus,
-    manifest: Manifest,
-    shard: Planned,
-    journal: Journal,
-    ranks: torch.Tensor,
-    path: Path,
-) -> Iterator[tuple[NDArray[np.float64], int, int]]:
-    """(sums, predictions, bytes) of each pass, those in the journal first and at once."""
-    part = corpus.select(shard.documents)
-    windows = windows_of(part, manifest.context)
-    rows = [np.array(row) for row in best_fit(windows.sizes, manifest.context)]
+    labeller: Labeller, corpus: TokenCorpus, shard: Planned, journal: Journal, path: Path
+) -> Iterator[list[Record]]:
+    """The records of each pass, those in the journal first and at once."""
     records = list(journal.replay())
-    yield _sums_of(records), sum(len(record["offset"]) for record in records), sum(_size(record) for record in records)
-    for first in range(len(records) * manifest.rows, len(rows), manifest.rows):
-        batch = _pass(part, windows, rows[first : first + manifest.rows])
-        record = _label_pass(teacher, batch, manifest, shard.keys, ranks)
+    yield records[:]
+    for record in labeller.passes(corpus, shard, len(records)):
         journal.append(record)
         records.append(record)
-        yield _sums_of([record]), len(record["offset"]), _size(record)
-    write_shard(path, *_in_order(records, shard), page_tokens=manifest.page_tokens, store=manifest.identity)
+        yield [record]
+    labeller.write(path, records, shard)
     journal.delete()
 
 
@@ -150,7 +177,7 @@ def _pass(corpus: TokenCorpus, windows: Windows, rows: list[NDArray[np.int64]]) 
 
 def _label_pass(
     teacher: Teacher, batch: Batch, manifest: Manifest, keys: NDArray[np.uint8], ranks: torch.Tensor
-) -> dict[str, NDArray]:
+) -> Record:
     targets = teacher.label(batch)
     if not isinstance(targets, DenseTargets):
         raise LossError("only a teacher that gives its whole distribution can be stored: label with a live one")
@@ -203,7 +230,7 @@ def _check_is_finite(sums: NDArray[np.float64]) -> None:
         )
 
 
-def _in_order(records: Sequence[dict[str, NDArray]], shard: Planned) -> tuple[Documents, Encoded]:
+def _in_order(records: Sequence[Record], shard: Planned) -> tuple[Documents, Encoded]:
     """Passes read windows as they fit together; a shard has documents from their first prediction to their last."""
     # Sorted: a record that comes from the journal has its streams in an order of its own.
     names = sorted(name.removeprefix("array/") for name in records[0] if name.startswith("array/"))
@@ -225,9 +252,5 @@ def _in_order(records: Sequence[dict[str, NDArray]], shard: Planned) -> tuple[Do
     return Documents(shard.keys, found.astype(np.uint32), by_document), encoded.take(order)
 
 
-def _sums_of(records: Sequence[dict[str, NDArray]]) -> NDArray[np.float64]:
-    return np.sum([np.zeros(len(SUMS)), *(record["sums"].sum(0) for record in records)], axis=0)
-
-
-def _size(record: dict[str, NDArray]) -> int:
+def _size(record: Record) -> int:
     return sum(array.nbytes for name, array in record.items() if name.startswith("array/"))

@@ -35,12 +35,16 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have it."""
         self._file.close()
 
     def replay(self) -> Iterator[dict[str, NDArray]]:
         """All whole records. What a kill left half written, or what is not what was written, is cut off with all that follows it."""
         self._file.seek(0)
-        end, whole = 0, os.fstat(self._file.fileno()).st_size
+        end, self._before, whole = 0, 0, os.fstat(self._file.fileno()).st_size
         while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
             size, crc = _RECORD.unpack(head)
             # A damaged length would ask for gigabytes; a file that a crash ended in zeros, for nothing.
@@ -64,3 +68,17 @@ class Journal:
     def delete(self) -> None:
         """The shard is there, and this is not needed any more."""
         self.path.unlink(missing_ok=True)
+
+
+def take(path: Path) -> Journal | None:
+    """The journal of the shard to be at `path`, locked; None where the shard is there, or another process labels it. Raises OSError."""
+    if path.exists():
+        return None
+    journal = Journal(path.with_suffix(".journal"))
+    # Looked at again with the lock in hand: another process may just have finished it.
+    if journal.is_mine and not path.exists():
+        return journal
+    if journal.is_mine:
+        journal.delete()
+    journal.close()
+    return None

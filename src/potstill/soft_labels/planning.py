@@ -76,6 +76,15 @@ def write_plan(folder: Path, present: list[str], plan: list[Planned]) -> None:
     part.replace(folder / PLAN)
 
 
+def check_none_elsewhere(folder: Path, plan: list[Planned]) -> None:
+    """StoreError where shards are still missing when this process has nothing left to do: another has taken them."""
+    if missing := sum(not (folder / shard.name).exists() for shard in plan):
+        raise StoreError(
+            f"another process is labelling {missing} shards of {folder} at this moment: wait for it, then start again to see that "
+            "all is there"
+        )
+
+
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
     """StoreError for a disk that is full or can't be written."""

@@ -48,15 +48,14 @@ class Documents:
 
 
 def write_shard(path: Path, documents: Documents, encoded: Encoded, *, page_tokens: int, store: str) -> None:
-    """Write beside, then rename: there is a whole shard at `path` or none. Raises OSError."""
-    part = path.with_name(path.name + ".part")
+    """There is a whole shard at `path` afterwards, or none. Raises OSError."""
     starts = np.arange(0, len(encoded), page_tokens)
     entries = {name: np.add.reduceat(counts, starts) for name, counts in encoded.counts.items()}
     chunks = _chunks(entries)
     compressed = {name: _compressed(encoded.arrays[name], entries[name], chunks) for name in encoded.arrays}
     sizes, crcs, offset = [], [], _HEADER.size
     offsets = [offset]
-    with part.open("wb") as file:
+    with whole_file(path) as file:
         file.write(_HEADER.pack(_MAGIC, VERSION, 0))
         for page in range(len(starts)):
             pieces = [compressed[name].pages[page] for name in compressed]
@@ -81,6 +80,14 @@ def write_shard(path: Path, documents: Documents, encoded: Encoded, *, page_toke
         blob = save(footer, metadata={"facts": json.dumps(facts)})
         file.write(blob)
         file.write(_TRAILER.pack(offset, len(blob), zlib.crc32(blob), VERSION, _MAGIC))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Written beside, then renamed: at `path` there is all that was written, or nothing. Raises OSError."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

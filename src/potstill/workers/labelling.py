@@ -158,6 +158,6 @@ class _Shift:
             )
             raise ServerError(
                 f"a worker died {_MOST_DEATHS} times {what}: {str(error).strip().splitlines()[-1].strip()} Is its machine out of memory, "
-                "and is potstill installed there? Ray's logs are in /tmp/ray/session_latest/logs of that machine"
+                "and is potstill installed there? Ray keeps its logs in session_latest/logs of its temporary folder there"
             ) from None
         self._hire()

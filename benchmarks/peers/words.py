@@ -1,0 +1,89 @@
+"""What peers_losses.md says around its tables."""
+
+INTRODUCTION = """
+The checks of `tests/conformance/`, on every library's public functions, by the same code. Two figures in a cell are the relative errors
+of value and gradient (of hidden states and head), from a closed form in fp64 in the scale that the library documents: a sum or a mean,
+with or without T², JSD divided or not. Those are conventions, not errors. **Bold** is what doesn't hold; each has its reproduction
+below. DistillKit isn't on the registry: its functions are those of its repository at a61c2e7 (2026-03-14).
+"""
+
+COLUMNS = """
+- *student = teacher*: as shares of what value and gradient are for another student.
+- *in parts*: four micro-batches of 11, 3, 7 and 2 predictions, summed, beside one of 23; the count of the whole is given where a function
+  takes it. *A mean only*: there is no such argument, so whoever accumulates has to weigh the parts.
+- *prompt, padding*: other hidden states where nothing counts, and two positions more. *caller's*: the function gives one number a row, or
+  takes no mask.
+- *nothing counts*: a micro-batch of prompts only.
+- *teacher's −∞*: a teacher that forbids six tokens. Reverse KL is infinite there by definition; "finite" says that a floor was set.
+- *bf16 states*: hidden states and heads in bf16, from the fp64 form of these; the value's error is in nats a prediction, bold from a
+  thousandth. *bf16 logits*: the same, from the fp64 form of the rounded logits that the function was given: its own part. Trainers often
+  widen logits first: Model-Optimizer's does, and accelerate does under autocast; a model loaded in bf16 gives bf16.
+
+## The teacher's k likeliest tokens
+
+Forward KL on 8 of 97 tokens. At student = teacher: the value in nats, and the gradient's length beside that of a student elsewhere.
+bf16: nats a row between bf16 logits and the same logits in fp32 (64 of 2,000 tokens).
+"""
+
+TOP_K = """
+"Teacher renormalised" pulls at a student that is the teacher, towards the k tokens: the library offers it beside one that doesn't.
+"Both renormalised" leaves free how much the student gives to the k tokens together. Samples, which are ours, are right on average only: the
+gradient of one draw isn't zero at the teacher, and its value can be negative.
+
+## Trainers: one step, split or whole
+
+Four sequences of 11, 3, 7 and 2 predictions that count, at once and one at a time by gradient accumulation; the last column with four of
+six predictions each. The gradient is what the optimizer found in the parameters, before clipping.
+"""
+
+DEVIATIONS = """
+## What does not hold, alone
+"""
+
+WHAT_IT_MEANS = {
+    "torchtune_value_at_the_teacher": (
+        "The value has the teacher's entropy in it, a constant; the gradient is that of the KL. The documentation says KL divergence. "
+        "`SymmetricKLLoss` adds it to a reverse KL."
+    ),
+    "torchtune_nothing_counts": (
+        "A zero without a graph, on which `backward()` raises; 0/0 in chunks of reverse and symmetric KL, where forward KL has a guard."
+    ),
+    "distillkit_nothing_counts": "0/0 unless `num_items_in_batch` is given.",
+    "liger_padded_vocabulary": (
+        "Where the teacher's head is larger, the student gets logits of 0 for the missing tokens; 0 is no small logit, so the student's "
+        "distribution changes. How much depends on its other logits."
+    ),
+    "torchdistill_square_of_the_temperature": (
+        "Its documentation has α·CE + (1-α)·τ²·KL; at α = 0, or without targets, the value and the gradient lack τ²."
+    ),
+    "modelopt_accumulation": (
+        "Each micro-batch's mean is added, undivided: transformers' Trainer takes a model that accepts `num_items_in_batch` to have divided "
+        "by it. With AdamW the factor shows in clipping only (`max_grad_norm` is 1 by default); that a prediction in a short row counts for "
+        "more shows always. A subclass of `Trainer` that returns a mean does the same."
+    ),
+    "kl_div_of_minus_infinity": (
+        "0 · ∞ in `F.kl_div` with `log_target=True`; with probabilities for targets PyTorch has a rule for it. The value only: gradients are "
+        "right. Such a teacher is one whose decoder forbids tokens, not a usual one."
+    ),
+}
+
+DISTILLKIT_MASK = """
+**DistillKit: the trainer's mask is not shifted.** The prediction after token t learns where token t is a completion token: the completion's
+first token isn't learned, and the position after its last one is. `benchmarks/peers/distillkit_mask.py`, in an environment with the versions
+that it asks for (TRL 0.25.1, transformers 4.57.6), calls the trainer's `total_distillation_loss` and prints
+
+```text
+carry gradient:           [3, 4, 5, 6]
+predict a completion token: [2, 3, 4, 5]
+```
+
+Where every token counts, as in packed text without prompts, the difference is one position at the end of a row.
+"""
+
+BETTER_THAN_OURS = """
+- TRL's `ChunkedDivergenceFunction` keeps the logits of a bf16 matmul in fp32: from bf16 states its value is a thousand times closer than
+  ours, its gradient five times.
+- torchtune upcasts to fp32 everywhere, and has `normalize=False`, the simplest of all ways to accumulate.
+- TRL's `generalized_jsd_loss` takes `num_items_in_batch`: its trainer's gradient doesn't depend on the split either.
+- Ours needs hidden states and a head: who has logits already can't use the fused loss, only the divergences under it.
+"""

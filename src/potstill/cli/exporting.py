@@ -49,14 +49,14 @@ class Calibration:
     steps: int
 
 
-def wanted_of(to: str, kind: str, group: int | None, most_kl: float, *, calibrated: bool = False) -> Wanted:
+def wanted_of(to: str, kind: str, group: int | None, most_kl: float, *, is_calibrated: bool = False) -> Wanted:
     """What the options ask for. RecipeError for a format that there isn't, or an option that another format has."""
     found = _FORMATS.get(to)
     if found is None:
         raise RecipeError(f"--to is one of {', '.join(_FORMATS)}, found {to!r}")
     if group is not None and found not in ("int4", "int8"):
         raise RecipeError(f"--group is of int4 and int8: {to} has none to choose")
-    if calibrated and found not in ("int4", "int8"):
+    if is_calibrated and found not in ("int4", "int8"):
         raise RecipeError(f"--calibrate is of int4 and int8: {to} is written as it is, or rounded to nearest")
     return Wanted(found, kind_named(kind), group, most_kl)
 

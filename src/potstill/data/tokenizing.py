@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from potstill.checks import check_of_json
 from potstill.data.documents import Document
 from potstill.data.spelling import spelled_tokens
 from potstill.data.splits import Split, split_of
@@ -117,7 +118,7 @@ class TokenCorpus:
             part = folder / f"{_CORPUS_FILE}.part"
             lists = {name: getattr(self, name) for name in _LISTS}
             checks = {name: _check_of(getattr(self, name)) for name in _ARRAYS}
-            checks |= {name: _check_of_list(lists[name]) for name in _LISTS}
+            checks |= {name: check_of_json(lists[name]) for name in _LISTS}
             part.write_text(json.dumps({"version": 2, **lists, "checks": checks}), "utf-8")
             part.replace(folder / _CORPUS_FILE)
         except OSError as error:
@@ -138,7 +139,7 @@ class TokenCorpus:
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
             if lists["version"] != 1:
                 found = {name: _check_of(array) for name, array in arrays.items()}
-                found |= {name: _check_of_list(names[name]) for name in _LISTS}
+                found |= {name: check_of_json(names[name]) for name in _LISTS}
                 if changed := [name for name in found if found[name] != lists["checks"][name]]:
                     raise ValueError(f"{changed[0]} is not what was written")
         except (
@@ -160,10 +161,6 @@ def _check_of(array: NDArray) -> str:
     """Of type and shape, and of the bytes where reading them costs nothing to speak of: larger arrays are mapped, not read."""
     known = f"{zlib.crc32(np.ascontiguousarray(array).data):08x}" if array.nbytes <= _CHECKED_BYTES else "large"
     return f"{array.dtype.str} {array.shape} {known}"
-
-
-def _check_of_list(names: Sequence[str]) -> str:
-    return f"{zlib.crc32(json.dumps(names).encode()):08x}"
 
 
 _LISTS, _CHECKED_BYTES = ("keys", "domains"), 2**28

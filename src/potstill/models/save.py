@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from potstill.checks import check_of_file
 from potstill.errors import ModelError, RunDirectoryError
 
 # What the files of a saved model are, so that one that has changed on its disk is not taken for the student.
@@ -46,7 +46,7 @@ def saved_whole(folder: Path) -> Iterator[Path]:
             # safetensors writes for its owner alone; whoever may read the rest may read the weights.
             for file in written.glob("*.safetensors"):
                 file.chmod((written / "config.json").stat().st_mode)
-            checks = {file.name: _check_of(file) for file in sorted(written.iterdir()) if file.is_file()}
+            checks = {file.name: check_of_file(file) for file in sorted(written.iterdir()) if file.is_file()}
             (written / CHECKS).write_text(json.dumps(checks, indent=1) + "\n", "utf-8")
             if folder.exists():
                 folder.rename(Path(beside, "replaced"))
@@ -79,17 +79,9 @@ def check_as_saved(folder: Path, *, of_tokenizer: bool) -> None:
 
 def _check_or_none(file: Path) -> str | None:
     try:
-        return _check_of(file)
+        return check_of_file(file)
     except OSError:
         return None
-
-
-def _check_of(file: Path) -> str:
-    found = 0
-    with file.open("rb") as whole:
-        while chunk := whole.read(2**24):
-            found = zlib.crc32(chunk, found)
-    return f"{found:08x}"
 
 
 def _is_replaceable(folder: Path) -> bool:

@@ -63,9 +63,8 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say, is_marked_here: b
 
     A teacher that marks elsewhere takes no memory of this machine's accelerator.
     """
-    from potstill.models import load_model, on_this_device
+    from potstill.models import load_model
     from potstill.recipe.build import build_student
-    from potstill.teachers import LiveTeacher
 
     teacher = recipe.teacher
     others = {name: getattr(teacher, name) for name in ("mixture", "average", "correction")}
@@ -80,9 +79,8 @@ def build_labelling(recipe: Recipe, folder: Path, *, say: Say, is_marked_here: b
     size, tokenizer = shared_tokenizer(recipe, model, build_student(recipe.student, model)[0])
     say(f"reading {recipe.data.source if isinstance(recipe.data.source, str) else ', '.join(recipe.data.source)}")
     corpus = labelled_text(recipe, tokenizer)
-    manifest = _begun(recipe.teacher.model, model, recipe, corpus, folder, tokenizer, size)
-    return Labelling(
-        LiveTeacher(on_this_device(model) if is_marked_here else model, size=size), corpus, manifest, folder
+    return labelling_by(
+        recipe.teacher.model, model, recipe, corpus, folder, tokenizer, size, is_marked_here=is_marked_here
     )
 
 
@@ -103,13 +101,16 @@ def labelling_by(
     folder: Path,
     tokenizer: PreTrainedTokenizerBase,
     size: int,
+    *,
+    is_marked_here: bool = True,
 ) -> Labelling:
     """What the model called `name` is to label, as the recipe says; the store's folder is made or taken up."""
     from potstill.models import on_this_device
     from potstill.teachers import LiveTeacher
 
     manifest = _begun(name, model, recipe, corpus, folder, tokenizer, size)
-    return Labelling(LiveTeacher(on_this_device(model), size=size), corpus, manifest, folder)
+    model = on_this_device(model) if is_marked_here else model
+    return Labelling(LiveTeacher(model, size=size), corpus, manifest, folder)
 
 
 def _begun(

@@ -18,7 +18,6 @@ import fcntl
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from typing import IO
 
 from accelerate import PartialState
 
+from potstill.checks import check_of_json
 from potstill.errors import RunDirectoryError
 from potstill.evaluation import Measurement
 from potstill.runs.facts import finite
@@ -249,7 +249,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def checked(content: Mapping[str, object]) -> dict[str, object]:
     """JSON to be kept, with a check of itself."""
-    return {**content, _CHECK: _check_of(content)}
+    return {**content, _CHECK: check_of_json(content)}
 
 
 def as_checked(text: str) -> dict[str, object]:
@@ -258,13 +258,9 @@ def as_checked(text: str) -> dict[str, object]:
     if not isinstance(found, dict):
         raise ValueError("it is no object")
     known = found.pop(_CHECK, None)
-    if known is not None and known != _check_of(found):
+    if known is not None and known != check_of_json(found):
         raise ValueError("it is not what was written")
     return found
-
-
-def _check_of(content: Mapping[str, object]) -> str:
-    return f"{zlib.crc32(json.dumps(content, default=str).encode()):08x}"
 
 
 def line_of(step: Step) -> str:

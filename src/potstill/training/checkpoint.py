@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from potstill.checks import check_of_file, check_of_json
 from potstill.errors import RunDirectoryError
 from potstill.training.sharding import divided_as, whole
 from potstill.training.watching import Watch
@@ -61,7 +61,7 @@ def save_checkpoint(
         if average is not None:
             save_file(_weights(average), part / _AVERAGE)
         state = {"version": _VERSION, "step": step, "watch": watch.state()}
-        checks = {file.name: _check_of(file) for file in sorted(part.iterdir())}
+        checks = {file.name: check_of_file(file) for file in sorted(part.iterdir())}
         state |= {"checks": checks | {"state": _check_of_state(state)}}
         (part / "state.json").write_text(json.dumps(state))
         if done.exists():
@@ -133,7 +133,7 @@ def _checked_step(path: Path, state: dict) -> int:
     if state["version"] != _VERSION:
         raise ValueError(f"it is of version {state['version']}, and this potstill goes on from {_VERSION}")
     files = [name for name in state["checks"] if name != "state"]
-    found = {name: _check_of(path / name) for name in files} | {"state": _check_of_state(state)}
+    found = {name: check_of_file(path / name) for name in files} | {"state": _check_of_state(state)}
     if changed := [name for name, check in state["checks"].items() if found[name] != check]:
         raise ValueError(f"{changed[0]} is not what was written")
     if path.name != f"step-{state['step']:08d}":
@@ -142,15 +142,7 @@ def _checked_step(path: Path, state: dict) -> int:
 
 
 def _check_of_state(state: Mapping[str, object]) -> str:
-    return f"{zlib.crc32(json.dumps([state['step'], state['watch']]).encode()):08x}"
-
-
-def _check_of(file: Path) -> str:
-    found = 0
-    with file.open("rb") as whole_file:
-        while chunk := whole_file.read(2**24):
-            found = zlib.crc32(chunk, found)
-    return f"{found:08x}"
+    return check_of_json([state["step"], state["watch"]])
 
 
 def load_written(path: Path) -> dict[str, Tensor] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from potstill.checks import check_of_json
 from potstill.errors import DataError, RunDirectoryError
 from potstill.writing.samples import Written
 
@@ -72,7 +72,7 @@ class Journal:
     def _append(self, record: Mapping[str, object]) -> int:
         place = self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(json.dumps({**record, _CHECK: _check_of(record)}, ensure_ascii=True).encode() + b"\n")
+            self._file.write(json.dumps({**record, _CHECK: check_of_json(record)}, ensure_ascii=True).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -104,7 +104,9 @@ class Journal:
             if isinstance(record, dict) and (_FIRST if number == 1 else "id") in record:
                 known = {name: value for name, value in record.items() if name != _CHECK}
                 # What the first line says is held against what is wanted.
-                if number == 1 or record.get(_CHECK, None if is_checked else _check_of(known)) == _check_of(known):
+                if number == 1 or record.get(_CHECK, None if is_checked else check_of_json(known)) == check_of_json(
+                    known
+                ):
                     return record
         except (ValueError, RecursionError):
             pass
@@ -120,7 +122,3 @@ class Journal:
                     f"{self.path} was written with {name} = {found.get(name)!r}, and now it is {identity.get(name)!r}: choose another "
                     "folder (--out), or delete it"
                 )
-
-
-def _check_of(record: Mapping[str, object]) -> str:
-    return f"{zlib.crc32(json.dumps(record, ensure_ascii=True).encode()):08x}"

@@ -103,7 +103,7 @@ Every library's functions meet their closed forms in fp64 within rounding, value
 | torchtune | `ForwardKLLoss` is the cross-entropy; its documentation says KL | a constant in the value, none in the gradient |
 | torchtune, DistillKit | a micro-batch in which nothing counts: no graph, or 0/0 | an error or NaN, for such batches |
 | Model-Optimizer | `KDTrainer` adds micro-batches' means, undivided | four parts: a gradient four times as long; short rows weigh more |
-| DistillKit | its trainer's mask is not shifted (called by itself) | the first token of a completion isn't learned, the position after the last is |
+| DistillKit | its trainer's mask isn't shifted (seen alone) | a completion's first token isn't learned, the position after the last is |
 | torchdistill | `KDLoss` lacks τ² where α = 0 | another scale than documented |
 | Liger | missing tokens of a smaller vocabulary get logit 0 | not zero at the teacher |
 | TRL, Liger, DistillKit | NaN in the value where a teacher's logit is −∞ | none in the gradient |

@@ -27,6 +27,17 @@ def test_a_draft_is_predicted_and_measured(workshop: Workshop):
     assert "Speed-up by draft length" in page
 
 
+def test_both_models_may_be_held_in_bfloat16(workshop: Workshop):
+    narrow = ("--prompts", "text.jsonl", "--most", "2", "--lengths", "2", "--temperature", "0", "--dtype", "bfloat16")
+    result = workshop.run(*DRAFT, *narrow, "--out", "draft")
+    assert result.exit_code == 0, result.output
+    found = json.loads((workshop.path / "draft" / "draft.json").read_text())
+    assert found["dtype"] == "bfloat16"
+    [greedy] = found["trials"]
+    assert greedy["rate"]["value"] == 1.0
+    assert workshop.run(*DRAFT, *narrow[:-1], "float8", "--out", "draft").exit_code == 2
+
+
 def test_prompts_from_rows_with_domains(workshop: Workshop):
     rows = [{"prompt": f"{name} number {number}", "domain": name} for name in ("sea", "land") for number in range(2)][
         :3

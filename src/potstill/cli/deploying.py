@@ -64,7 +64,7 @@ def queries_of(asked: Questions) -> list[dict[str, object]]:
 
 def _draft(search: Search, teacher: str, folder: Path, console: Console) -> None:
     beginning = min(_PROMPT_TOKENS, search.job.length // 2)
-    wanted = Drafted(_PROMPTS, beginning, beginning, (0.0, 1.0), 6, "2", None, None)
+    wanted = Drafted(_PROMPTS, beginning, beginning, (0.0, 1.0), 6, "2", "float32", None, None)
     try:
         prompts = _prompts(search, search.job.texts.held_out, folder, beginning)
         run_draft(teacher, str(search.path / "student"), str(prompts), folder, wanted, console)

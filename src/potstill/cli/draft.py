@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+Precision = Literal["float32", "bfloat16"]
 
 
 def draft(
@@ -37,6 +39,10 @@ def draft(
             show_default=False,
         ),
     ] = None,
+    dtype: Annotated[
+        Precision,
+        typer.Option(help="What both models' weights are held in; in bfloat16 close calls may fall otherwise."),
+    ] = "float32",
     teacher_gguf: Annotated[
         Path | None, typer.Option(help="Also measure in llama.cpp: the teacher's GGUF file ...", show_default=False)
     ] = None,
@@ -46,7 +52,6 @@ def draft(
     from potstill.cli.console import new_console
     from potstill.cli.drafting import Wanted, run_draft
 
-    wanted = Wanted(
-        most, new_tokens, prompt_tokens, tuple(temperature or (0.0, 1.0)), longest, lengths, teacher_gguf, student_gguf
-    )
+    temperatures = tuple(temperature or (0.0, 1.0))
+    wanted = Wanted(most, new_tokens, prompt_tokens, temperatures, longest, lengths, dtype, teacher_gguf, student_gguf)
     run_draft(teacher, student, prompts, out, wanted, new_console())

@@ -16,9 +16,9 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from importlib.metadata import version
@@ -68,25 +68,55 @@ HARD, PLAIN = "hard labels", "forward KL"
 SOFT = SoftLabelLoss(ForwardKL())
 
 
+@dataclass(frozen=True)
+class Subject:
+    """Who teaches whom on which text, and how a step looks. `title` and `teacher_words` are of the page."""
+
+    title: str
+    teacher_words: str
+    teacher: PreTrainedModel
+    start: PreTrainedModel
+    learn: TokenCorpus
+    held_out: TokenCorpus
+    length: int = LENGTH
+    rows: int = ROWS
+    rate: float = RATE
+    dtype: torch.dtype = torch.float32
+
+
+def pocket(tokens: int, held_out: int) -> Subject:
+    tokenizer, teacher = load_tokenizer("pocket"), load_model("pocket")
+    learn, judge = corpora("standard-library", tokenizer, round(3.6 * tokens), held_out)
+    title = "Every way of teaching, for the same tokens and the same seconds"
+    return Subject(title, "The pocket teacher", teacher, copy_layers(teacher, (0, 3, 5))[0].float(), learn, judge)
+
+
 class Lesson:
     """Teacher, text and students of one seed; what was trained already, by name, with the seconds it took."""
 
-    def __init__(self, tokens: int, held_out: int) -> None:
-        self.tokenizer, self.teacher = load_tokenizer("pocket"), load_model("pocket")
+    def __init__(self, subject: Subject, tokens: int) -> None:
+        self.subject, self.teacher, self.start = subject, subject.teacher, subject.start
         self.size, self.tokens = head_of(self.teacher).num_tokens, tokens
-        self.learn, self.held_out = corpora("standard-library", self.tokenizer, round(3.6 * tokens), held_out)
+        self.learn, self.held_out = subject.learn, subject.held_out
         self.some = self.learn.select([d for d in range(len(self.learn)) if self.learn.offsets[d] < tokens])
         self.marker = self.live(self.teacher)
         self.beside = RememberingTeacher(self.marker)
-        self.start = copy_layers(self.teacher, (0, 3, 5))[0].float()
         self.ready: dict[str, tuple[PreTrainedModel, float]] = {}
         self.seed = 0
 
     def live(self, model: PreTrainedModel, **more) -> LiveTeacher:
         return LiveTeacher(model, size=self.size, **more)
 
-    def text(self, length: int = LENGTH, rows: int = ROWS, corpus: TokenCorpus | None = None) -> PackedBatches:
-        return PackedBatches(self.learn if corpus is None else corpus, length, rows, seed=self.seed)
+    def text(
+        self, length: int | None = None, rows: int | None = None, corpus: TokenCorpus | None = None
+    ) -> PackedBatches:
+        size = length or self.subject.length, rows or self.subject.rows
+        return PackedBatches(self.learn if corpus is None else corpus, *size, seed=self.seed)
+
+    def judged(self, student: PreTrainedModel) -> dict[str, list[float]]:
+        """On held-out text, beside the teacher."""
+        how = {"length": self.subject.length, "dtype": self.subject.dtype}
+        return kept(measure(student, self.held_out, teacher=self.beside, **how))
 
     def learned(
         self,
@@ -97,13 +127,17 @@ class Lesson:
         share: float = 1.0,
         text: PackedBatches | OnPolicy | None = None,
         features: FeatureLoss | None = None,
-        rate: float = RATE,
+        slower: float = 1.0,
         annealing: Annealing | None = None,
     ) -> PreTrainedModel:
         """A student that has read the share of the tokens."""
         student = deepcopy(self.start if start is None else start).requires_grad_(True)
         settings = TrainingSettings(
-            round(share * self.tokens / (ROWS * LENGTH)), rate, Cosine(warmup=0.1, floor=0.1), seed=self.seed
+            round(share * self.tokens / (self.subject.rows * self.subject.length)),
+            self.subject.rate / slower,
+            Cosine(warmup=0.1, floor=0.1),
+            dtype=self.subject.dtype,
+            seed=self.seed,
         )
         for _ in train(student, marker, text or self.text(), loss, settings, features=features, annealing=annealing):
             pass
@@ -187,13 +221,13 @@ def own_text(lesson: Lesson, *, share: float, loss: Measure) -> Found:
     prompts = prompts_of(lesson.learn, tokens=PROMPT, longest=PROMPT)
     corpus = lesson.text(PROMPT + NEW, COMPLETIONS)
     plan = OnPolicy(corpus, prompts, (0,), share, COMPLETIONS, NEW, refresh_every=4, seed=lesson.seed)
-    found = lesson.learned(lesson.marker, loss, start=student, share=0.5, text=plan, rate=RATE / 3)
+    found = lesson.learned(lesson.marker, loss, start=student, share=0.5, text=plan, slower=3)
     return found, lesson.ready["warm"][1]
 
 
 def same_halves(lesson: Lesson) -> Found:
     """What the arms with text of the student's own are compared with: both halves by forward KL."""
-    return lesson.learned(lesson.marker, SOFT, start=warm(lesson), share=0.5, rate=RATE / 3), lesson.ready["warm"][1]
+    return lesson.learned(lesson.marker, SOFT, start=warm(lesson), share=0.5, slower=3), lesson.ready["warm"][1]
 
 
 def written_text(lesson: Lesson) -> tuple[TokenCorpus, float]:
@@ -291,18 +325,25 @@ def further(share: float) -> str:
 # --- running
 
 
-def run(wanted: argparse.Namespace) -> None:
-    OUT.mkdir(parents=True, exist_ok=True)
-    path = OUT / "results.json"
+def run(
+    subject: Subject,
+    chosen: Mapping[str, Callable[[Lesson], Found]],
+    wanted: argparse.Namespace,
+    *,
+    out: Path = OUT,
+    script: str = "methods",
+) -> None:
+    """Every arm of every seed that isn't in out/results.json yet; writes the page after each."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, to = out / "results.json", HERE / f"{script}.md"
     found = json.loads(path.read_text("utf-8")) if path.exists() else {"arms": {}}
-    lesson = Lesson(wanted.tokens, wanted.held_out)
+    lesson = Lesson(subject, wanted.tokens)
     if "teacher" not in found:
-        found["teacher"] = kept(measure(lesson.teacher, lesson.held_out, length=LENGTH))
-        found["untouched"] = kept(measure(lesson.start, lesson.held_out, length=LENGTH, teacher=lesson.beside))
+        found["teacher"], found["untouched"] = lesson.judged(lesson.teacher), lesson.judged(lesson.start)
         found["tokens"] = wanted.tokens
     for seed in range(wanted.seeds):
         lesson.seed, lesson.ready = seed, {}
-        for name, arm in arms().items():
+        for name, arm in chosen.items():
             if f"{name}/{seed}" in found["arms"]:
                 continue
             began = time.process_time()
@@ -310,10 +351,10 @@ def run(wanted: argparse.Namespace) -> None:
             student, earlier = arm(lesson)
             new = sum(seconds for one, (_, seconds) in lesson.ready.items() if one not in before)
             seconds = time.process_time() - began - new + earlier
-            sums = kept(measure(student, lesson.held_out, length=LENGTH, teacher=lesson.beside))
+            sums = lesson.judged(student)
             found["arms"][f"{name}/{seed}"] = sums | {"seconds": seconds}
             path.write_text(json.dumps(found), "utf-8")
-            (HERE / "methods.md").write_text(page(found), "utf-8")
+            to.write_text(page(found, subject, script), "utf-8")
             mean = np.sum(sums["nll"]) / np.sum(sums["tokens"])
             print(f"{name}, seed {seed}: {mean:.4f} nats, {seconds:.0f} s", flush=True)
 
@@ -321,7 +362,7 @@ def run(wanted: argparse.Namespace) -> None:
 # --- the table
 
 
-def page(found: dict) -> str:
+def page(found: dict, subject: Subject, script: str) -> str:
     """A row an arm, the best first, over the seeds it has."""
     tokens = np.array(found["teacher"]["tokens"])
     by_arm: dict[str, dict[int, dict]] = {}
@@ -349,15 +390,16 @@ def page(found: dict) -> str:
         for one in (found["teacher"], found["untouched"])
     )
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    old = (HERE / "methods.md").read_text("utf-8") if (HERE / "methods.md").exists() else ""
+    old = (HERE / f"{script}.md").read_text("utf-8") if (HERE / f"{script}.md").exists() else ""
     return "\n".join(
         [
-            "# Every way of teaching, for the same tokens and the same seconds",
+            f"# {subject.title}",
             "",
-            f"*{date.today().isoformat()}; `benchmarks/methods.py`; one of {os.cpu_count()} cores "
-            f"({torch.backends.cpu.get_cpu_capability()}), float32; {packages}.*",
-            f"*{found['tokens']:,} tokens in steps of {ROWS} x {LENGTH}, peak learning rate {RATE:g}; {int(tokens.sum()):,} tokens of "
-            f"{len(tokens)} held-out documents. The pocket teacher: {own}; the student untouched: {untouched}.*",
+            f"*{date.today().isoformat()}; `benchmarks/{script}.py`; one of {os.cpu_count()} cores "
+            f"({torch.backends.cpu.get_cpu_capability()}), {str(subject.dtype).removeprefix('torch.')}; {packages}.*",
+            f"*{found['tokens']:,} tokens in steps of {subject.rows} x {subject.length}, peak learning rate {subject.rate:g}; "
+            f"{int(tokens.sum()):,} tokens of {len(tokens)} held-out documents. {subject.teacher_words}: {own}; "
+            f"the student untouched: {untouched}.*",
             "",
             *lines,
             "",
@@ -376,10 +418,10 @@ def differences(
     """Of each seed, by document: the arm's nats minus those of `against`, after as many tokens or (`later`) as many seconds."""
     gaps = []
     for seed, one in seeds.items():
-        shares = FURTHER if later else (1.0,)
-        curve = [by_arm[against + further(share)].get(seed) for share in shares if against + further(share) in by_arm]
+        shares = [share for share in FURTHER if against + further(share) in by_arm] if later else [1.0]
+        curve = [by_arm[against + further(share)].get(seed) for share in shares]
         points = [point for point in curve if point is not None]
-        if len(points) < len(shares):
+        if len(points) < len(shares) or (later and len(points) < 2):
             return []
         if not later:
             reference = np.array(points[0]["nll"])
@@ -416,7 +458,7 @@ def main() -> None:
     wanted = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    run(wanted)
+    run(pocket(wanted.tokens, wanted.held_out), arms(), wanted)
 
 
 if __name__ == "__main__":

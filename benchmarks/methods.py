@@ -418,10 +418,10 @@ def differences(
     """Of each seed, by document: the arm's nats minus those of `against`, after as many tokens or (`later`) as many seconds."""
     gaps = []
     for seed, one in seeds.items():
-        shares = [share for share in FURTHER if against + further(share) in by_arm] if later else [1.0]
+        shares = [share for share in (FURTHER if later else (1.0,)) if against + further(share) in by_arm]
         curve = [by_arm[against + further(share)].get(seed) for share in shares]
         points = [point for point in curve if point is not None]
-        if len(points) < len(shares) or (later and len(points) < 2):
+        if len(points) < max(len(shares), 2 if later else 1):
             return []
         if not later:
             reference = np.array(points[0]["nll"])

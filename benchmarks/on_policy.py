@@ -3,7 +3,7 @@
 python benchmarks/on_policy.py speed
 python benchmarks/on_policy.py distilled 0 1 2       the start, then one seed after another; results.jsonl grows
 python benchmarks/on_policy.py untouched 0 1 2
-python benchmarks/on_policy.py table
+python benchmarks/on_policy.py table distilled       prints the rows of on_policy.md
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 from transformers import PreTrainedModel
 
 from potstill.data import PackedBatches, TokenCorpus, prompts_of, read_documents, tokenize
@@ -34,8 +35,8 @@ from potstill.training import OnPolicy, TrainingSettings, train
 
 OUT = Path("runs/on-policy-benchmark")
 LENGTH, ROWS, PROMPT, NEW = 128, 8, 32, 96
-TOKENS = {"start": 200_000, "arm": 24_000}
-RATES = {"start": 1.5e-3, "distilled": 3e-4, "untouched": 1e-3}
+TOKENS = {"start": 200_000, "arm": 48_000}
+RATES = {"start": 1.5e-3, "distilled": 5e-4, "untouched": 1e-3}
 SIZE, DTYPE = 4096, faster_dtype("cpu")
 FORWARD, REVERSE, JENSEN = (SoftLabelLoss(one) for one in (ForwardKL(), ReverseKL(), JensenShannon(0.5)))
 
@@ -79,7 +80,7 @@ def judged(student: PreTrainedModel, teacher: PreTrainedModel, held_out: TokenCo
     found = measure(student, held_out, length=LENGTH, teacher=marker, size=SIZE, dtype=DTYPE)
     result = {name: score(found, name).value for name in ("nats_per_token", "accuracy", "agreement", "kl_to_teacher")}
     prompts = prompts_of(held_out, tokens=PROMPT, longest=PROMPT)
-    beginnings = [prompts[number] for number in range(min(64, len(prompts)))]
+    beginnings = [prompts[number] for number in range(min(256, len(prompts)))]
     draws = np.random.default_rng(12345).random((len(beginnings), 64), np.float32)
     with torch.no_grad():
         for name, temperature in (("sampled", 1.0), ("greedy", 0.0)):
@@ -124,7 +125,7 @@ def run(kind: str, seed: int) -> None:
         "GKD, share 0.5, JSD 0.5": (mixed, JENSEN),
         "hard labels": (corpus, HARD_LABELS),
     }
-    if kind == "distilled" and seed == 0:  # slow, and once tells
+    if kind == "distilled":
         arms["on-policy, teacher share 0.2"] = (replace(own, teacher_share=0.2), REVERSE)
     seconds: dict[str, float] = {}
     for name, (text, loss) in arms.items():
@@ -132,7 +133,7 @@ def run(kind: str, seed: int) -> None:
         student, seconds[name], tokens = learned_by(start, marker, text, loss, RATES[kind], seed, steps)
         figures = {"steps": steps, "seconds": seconds[name], "tokens": tokens}
         keep({"start": kind, "arm": name, "seed": seed} | figures | judged(student, teacher, held_out, beside))
-    for name in ("hard labels", "forward KL") if seed == 0 else ():
+    for name in ("hard labels", "forward KL"):
         more = round(steps * seconds["on-policy, reverse KL"] / seconds[name])
         student, taken, tokens = learned_by(start, marker, *arms[name], RATES[kind], seed, more)
         figures = {"steps": more, "seconds": taken, "tokens": tokens}
@@ -195,22 +196,47 @@ def keep(result: dict) -> None:
         file.write(json.dumps(result) + "\n")
 
 
-def table() -> None:
+COLUMNS = {  # name: (heading, digits)
+    "nats_per_token": ("held out: nats", 3),
+    "accuracy": ("right", 3),
+    "kl_to_teacher": ("KL", 3),
+    "reverse_kl_sampled": ("own text: reverse KL", 3),
+    "teacher_nats_sampled": ("nats", 2),
+    "teacher_nats_greedy": ("greedy: nats", 2),
+    "repetition": ("repeated", 2),
+}
+AGAINST = "forward KL"
+
+
+def table(kind: str) -> None:
+    """Means over seeds; of both KLs also the difference from forward KL on the corpus, paired by seed, with its interval of 95 %."""
     rows = [json.loads(line) for line in (OUT / "results.jsonl").read_text().splitlines()]
-    names = ("tokens", "seconds", "nats_per_token", "accuracy", "agreement", "kl_to_teacher", "reverse_kl_sampled", "teacher_nats_sampled",
-             "teacher_nats_greedy", "repetition")  # fmt: skip
-    print("| start | arm | n | " + " | ".join(names) + " |\n" + "| --- " * (3 + len(names)) + "|")
-    for key in dict.fromkeys((row["start"], row["arm"]) for row in rows):
-        some = [row for row in rows if (row["start"], row["arm"]) == key]
-        cells = []
-        for name in names:
-            values = [row[name] for row in some if name in row]
-            spread = (
-                f" ± {statistics.stdev(values):.3f}" if len(values) > 1 and name not in ("tokens", "seconds") else ""
-            )
-            digits = 0 if name in ("tokens", "seconds") else 3
-            cells.append(f"{statistics.mean(values):,.{digits}f}{spread}" if values else "")
-        print(f"| {key[0]} | {key[1]} | {len(some)} | " + " | ".join(cells) + " |")
+    by_arm: dict[str, dict[int, dict]] = {}
+    for row in rows:
+        if row["start"] == kind:
+            by_arm.setdefault(row["arm"], {})[row["seed"]] = row
+    headings = ["", "n", "tokens", "seconds", *(heading for heading, _ in COLUMNS.values())]
+    headings += [f"{what} less than {AGAINST}'s" for what in ("KL", "reverse KL")]
+    print("| " + " | ".join(headings) + " |\n| --- |" + " ---: |" * (len(headings) - 1))
+    for arm, seeds in by_arm.items():
+        cells = [arm, str(len(seeds))]
+        for name in ("tokens", "seconds"):
+            known = [one[name] for one in seeds.values() if name in one]
+            cells.append(f"{statistics.mean(known):,.0f}" if known else "")
+        cells += [
+            f"{statistics.mean(one[name] for one in seeds.values()):.{digits}f}"
+            for name, (_, digits) in COLUMNS.items()
+        ]
+        for name in ("kl_to_teacher", "reverse_kl_sampled"):
+            gaps = [by_arm[AGAINST][seed][name] - one[name] for seed, one in seeds.items() if seed in by_arm[AGAINST]]
+            cells.append(interval(gaps) if len(gaps) > 1 and arm != AGAINST else "")
+        print("| " + " | ".join(cells) + " |")
+
+
+def interval(gaps: list[float]) -> str:
+    """Mean and 95 % interval of Student's t."""
+    mean, half = statistics.mean(gaps), stats.t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / len(gaps) ** 0.5
+    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
 
 
 def main() -> None:
@@ -219,8 +245,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["speed"]:
             speeds()
-        case ["table"]:
-            table()
+        case ["table", kind]:
+            table(kind)
         case [kind, *seeds]:
             for seed in seeds:
                 run(kind, int(seed))

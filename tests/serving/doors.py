@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import openai
 import uvicorn
 from fake_engine import FakeEngine
@@ -120,6 +121,14 @@ def sample(text: str, name: str) -> float:
     """The value of one line of /metrics, named with its labels; 0 where it is not there."""
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return float(lines.get(name, 0))
+
+
+def metrics_with(url: str, name: str, least: float) -> str:
+    """/metrics as soon as this sample is so large, or after ten seconds: a request is counted a moment after its answer was sent."""
+    until = time.monotonic() + 10
+    while sample(text := httpx.get(f"{url}/metrics").text, name) < least and time.monotonic() < until:
+        time.sleep(0.02)
+    return text
 
 
 def saved(found: Policy, folder: Path) -> Path:

@@ -7,7 +7,7 @@ import subprocess
 import httpx
 import openai
 import pytest
-from doors import open_door, policy, sample
+from doors import metrics_with, open_door, policy, sample
 from fake_engine import SURE, UNSURE, engine
 
 from potstill.serving import Limits
@@ -262,15 +262,13 @@ def test_everything_is_counted():
         client = door.client()
         for text in (EASY, EASY, HARD):
             list(chat(client, text, stream=True))
-        text = httpx.get(f"{door.url}/metrics").text
+        unsure = 'potstill_requests_total{mode="routed",answered_by="teacher",reason="unsure",status="200"}'
+        text = metrics_with(door.url, unsure, 1)
         assert (
             sample(text, 'potstill_requests_total{mode="routed",answered_by="student",reason="confident",status="200"}')
             == 2
         )
-        assert (
-            sample(text, 'potstill_requests_total{mode="routed",answered_by="teacher",reason="unsure",status="200"}')
-            == 1
-        )
+        assert sample(text, unsure) == 1
         assert sample(text, 'potstill_tokens_total{answered_by="student",kind="completion"}') == 10
         assert sample(text, 'potstill_confidence_bucket{le="0.2"}') == 1
         assert sample(text, 'potstill_confidence_bucket{le="+Inf"}') == 3
@@ -303,11 +301,10 @@ def test_several_answers_to_a_question_are_no_drift(caplog):
     ):
         for text in (EASY, HARD) * 250:
             reply = client.post(f"{door.url}/v1/completions", json={"prompt": text, "n": 3})
-        text = client.get(f"{door.url}/metrics").text
+        unsure = 'potstill_requests_total{mode="routed",answered_by="teacher",reason="unsure",status="200"}'
+        text = metrics_with(door.url, unsure, 500)
     assert reply.headers["x-potstill-reason"] == "unsure"
-    assert (
-        sample(text, 'potstill_requests_total{mode="routed",answered_by="teacher",reason="unsure",status="200"}') == 500
-    )
+    assert sample(text, unsure) == 500
     assert sample(text, "potstill_drift_psi") < 0.01
     assert sample(text, "potstill_drift_alarm") == 0
 

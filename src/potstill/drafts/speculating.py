@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from potstill.drafts.rounds import Rounds
-from potstill.models.asking import device_of, evaluating
+from potstill.models.asking import device_of, evaluating, whole_rows_at_heads
 
 
 @dataclass(frozen=True)
@@ -97,31 +96,11 @@ def _generate(
     ids = torch.from_numpy(prompt[None]).to(device_of(teacher))
     helpers = [one for one in more.values() if isinstance(one, PreTrainedModel)]
     torch.manual_seed(seed)
-    with evaluating(teacher), torch.no_grad(), _rows_at_heads(teacher, *helpers):
+    with evaluating(teacher), torch.no_grad(), whole_rows_at_heads(teacher, *helpers):
         began = time.perf_counter()
         out = teacher.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config, **more)  # type: ignore[operator]
         seconds = time.perf_counter() - began
     return Timed(out[0, len(prompt) :].cpu().numpy(), seconds)
-
-
-@contextmanager
-def _rows_at_heads(*models: PreTrainedModel) -> Iterator[None]:
-    """Inside, what a head reads has the strides of whole rows, as if it were not cut from a longer text.
-
-    torch multiplies a bfloat16 slice of a processor's memory by a head 20 times as slowly, and generation slices wherever
-    it reads several tokens and wants the last ones: every round of a draft.
-    """
-    hooks = [head.register_forward_pre_hook(_as_rows) for model in models if (head := model.get_output_embeddings())]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _as_rows(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    states, *others = args
-    return (states.flatten(0, -2).unflatten(0, states.shape[:-1]), *others)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from potstill.errors import DataError, ModelError
 from potstill.models import check_context, ends_of
-from potstill.models.asking import device_of, evaluating
+from potstill.models.asking import device_of, evaluating, whole_rows_at_heads
 from potstill.writing.drawing import Drawing, key_of
 from potstill.writing.prompts import Prompt
 from potstill.writing.samples import Listed, Sample, Sampling, Written
@@ -86,13 +86,14 @@ class LocalWriter:
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
         drawing = Drawing(self.sampling, np.array(keys, dtype=np.uint64), width, likeliest=self.top_logprobs)
         generate: Callable[..., Tensor] = self.model.generate  # type: ignore[assignment]
-        out = generate(
-            inputs,
-            attention_mask=mask,
-            logits_processor=[drawing],
-            generation_config=_configuration(self.sampling, pad, self._ends()),
-            tokenizer=self.tokenizer if self.sampling.stop else None,
-        )
+        with whole_rows_at_heads(self.model):
+            out = generate(
+                inputs,
+                attention_mask=mask,
+                logits_processor=[drawing],
+                generation_config=_configuration(self.sampling, pad, self._ends()),
+                tokenizer=self.tokenizer if self.sampling.stop else None,
+            )
         logprobs = torch.stack(drawing.logprobs, dim=1).double().cpu()
         samples = []
         for row, (ids, new) in enumerate(zip(prompts, out[:, width:].tolist(), strict=True)):

@@ -1,4 +1,4 @@
-"""Every figure of docs/claims.md stands in a table that its section links, with the same interval; so does what README.md's picture shows."""
+"""Every figure of docs/claims.md stands, with its interval, in a table that its section links."""
 
 import re
 from pathlib import Path
@@ -71,4 +71,22 @@ def test_a_stale_figure_is_noticed():
     assert missing("3.53 times,\n> 4.4 claimed\n\nnot 36.6 ones\n```sh\n--keep 5\n```\nnor 7.1", tables) == [
         "3.53",
         "7.1",
+    ]
+
+
+def test_the_readmes_table_of_peers_is_the_one_with_the_evidence():
+    _, table, _ = (ROOT / "benchmarks" / "peers_features.md").read_text("utf-8").split("<!-- table -->")
+    assert table in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_readmes_picture_is_of_its_table():
+    picture = (ROOT / "docs" / "pictures" / "quality_by_size.svg").read_text("utf-8")
+    [words] = re.findall(r'aria-label="([^"]*)"', picture)
+    rows = [
+        line.split("|")[1:-1] for line in (ROOT / "benchmarks" / "quality_by_size.md").read_text("utf-8").splitlines()
+    ]
+    first, *_, last = [row for row in rows if len(row) == 5 and "(" in row[2]]
+    ends = [(first[column].split("%")[0].strip(), last[column].split("%")[0].strip()) for column in (2, 3, 4)]
+    assert re.findall(r"goes from ([\d.]+) to ([\d.]+)", words) == [
+        tuple(f"{float(one):g}" for one in end) for end in ends
     ]

@@ -90,3 +90,9 @@ def test_the_readmes_picture_is_of_its_table():
     assert re.findall(r"goes from ([\d.]+) to ([\d.]+)", words) == [
         tuple(f"{float(one):g}" for one in end) for end in ends
     ]
+
+
+def test_the_pictures_of_the_readme_are_there():
+    sources = re.findall(r'src="([^"]*)"', (ROOT / "README.md").read_text("utf-8"))
+    assert len(sources) >= 2
+    assert [source for source in sources if not (ROOT / source).is_file()] == []

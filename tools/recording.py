@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import sys
 import termios
@@ -22,6 +23,8 @@ from pathlib import Path
 
 COLUMNS, ROWS = 100, 27
 FRAME, AT_THE_END = 0.6, 12.0
+UP = "\x1b[1A"
+ERASING = re.compile(r"\r\x1b\[2K(\x1b\[1A\x1b\[2K)*")
 
 
 def capture(cast: Path, command: list[str]) -> int:
@@ -50,14 +53,21 @@ def _read(terminal: int) -> bytes:
 def shortened(outputs: list[tuple[float, str]], seconds: float) -> list[tuple[float, str]]:
     """The same within so many seconds."""
     scale = min(1.0, (seconds - AT_THE_END) / max(outputs[-1][0], 1e-9))
-    found: list[tuple[float, str]] = []
+    frames: dict[float, list[str]] = {}
     for when, text in outputs:
-        frame = round(FRAME * int(scale * when / FRAME), 3)
-        if found and found[-1][0] == frame:
-            found[-1] = (frame, found[-1][1] + text)
-        else:
-            found.append((frame, text))
+        _add_(frames.setdefault(round(FRAME * int(scale * when / FRAME), 3), []), text)
+    found = [(when, "".join(texts)) for when, texts in frames.items()]
     return [*found, (found[-1][0] + AT_THE_END, "")]
+
+
+def _add_(frame: list[str], text: str) -> None:
+    """Add an output; one that erases exactly what the last of the frame drew takes its place, which draws the same, sooner."""
+    erasing = ERASING.match(text)
+    drawn = ERASING.match(frame[-1]) if frame else None
+    if erasing and drawn and erasing[0].count(UP) == frame[-1].count("\n"):
+        frame[-1] = drawn[0] + text[erasing.end() :]
+    else:
+        frame.append(text)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Quality against size: the pocket teacher cut to seven sizes, each taught by it, each taught by the text alone, each untouched.
 
-    .venv/bin/python benchmarks/quality_by_size.py              (about ten minutes on 2 cores, offline; resumes)
+    .venv/bin/python benchmarks/quality_by_size.py              (minutes a size on 2 cores, offline; resumes)
 
 Each size is one run as `potstill distill` makes it, with its control. Writes quality_by_size.md and the picture of README.md,
 docs/pictures/quality_by_size.svg, which is drawn from that table: with --draw alone.
@@ -71,6 +71,9 @@ def page(found: Sequence[tuple[RunScores, Mapping]]) -> Iterator[str]:
         models = {model.name: model for model in scores.models}
         size = scores.sizes["distilled"].non_embedding
         yield f"| {size / whole:.1%} | {size / 1e6:.2f} M | {' | '.join(kept(models[name]) for name in TAUGHT)} |"
+    yield ""
+    yield "One seed, a cosine schedule. The [demo](demo.md) searches on a schedule of another kind, from stored labels, and its figures for half"
+    yield "of the size are a little lower."
     yield ""
     yield "![quality against size](../docs/pictures/quality_by_size.svg)"
 

@@ -87,7 +87,7 @@ def test_the_readmes_picture_is_of_its_table():
     ]
     first, *_, last = [row for row in rows if len(row) == 5 and "(" in row[2]]
     ends = [(first[column].split("%")[0].strip(), last[column].split("%")[0].strip()) for column in (2, 3, 4)]
-    assert re.findall(r"goes from ([\d.]+) to ([\d.]+)", words) == [
+    assert re.findall(r"goes from (\d+\.?\d*) to (\d+\.?\d*)", words) == [
         tuple(f"{float(one):g}" for one in end) for end in ends
     ]
 

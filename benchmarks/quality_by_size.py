@@ -72,8 +72,8 @@ def page(found: Sequence[tuple[RunScores, Mapping]]) -> Iterator[str]:
         size = scores.sizes["distilled"].non_embedding
         yield f"| {size / whole:.1%} | {size / 1e6:.2f} M | {' | '.join(kept(models[name]) for name in TAUGHT)} |"
     yield ""
-    yield "One seed, a cosine schedule. The [demo](demo.md) searches on a schedule of another kind, from stored labels, and its figures for half"
-    yield "of the size are a little lower."
+    yield "One seed, a cosine schedule. The [demo](demo.md) searches on a schedule of another kind, from stored labels, and its figures for"
+    yield "half of the size are a little lower."
     yield ""
     yield "![quality against size](../docs/pictures/quality_by_size.svg)"
 

@@ -22,6 +22,9 @@ if [ ! -f "$cast" ]; then
     mv "$cast.part" "$cast"
 fi
 "$python" "$here/tools/recording.py" shorten "$cast" "$cast.short" --seconds 60
-"$termtosvg" render "$cast.short" "$picture" -t window_frame -D 1
-rm "$cast.short"
+"$termtosvg" render "$cast.short" "$cast.svg" -t window_frame -D 1
+# The frame's bright colours are base16's, of which some can't be seen on its ground: bold green is to be green.
+sed -e '/color10 {/s/#383830/#a6e22e/' -e '/color12 {/s/#a59f85/#66d9ef/' -e '/color14 {/s/#cc6633/#a1efe4/' \
+    -e '/color9 {/s/#fd971f/#f92672/' -e '/color11 {/s/#49483e/#f4bf75/' -e '/color13 {/s/#f5f4f1/#ae81ff/' "$cast.svg" > "$picture"
+rm "$cast.short" "$cast.svg"
 ls -l "$picture"

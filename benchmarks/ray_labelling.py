@@ -1,13 +1,16 @@
 """Documents a second by one and by two workers of Ray on this machine. `python benchmarks/ray_labelling.py FOLDER_OF_TEXT [predictions]`
 
-One Ray; crews of one and of two in turns, each worker with one thread; the same shards each time, and the same bytes. Beside the
-seconds that passed it takes the processor's: where others use the cores too, those alone say what the sharing costs. Makes
+Four ways in turns, each with one thread a process: one process without Ray on core 0; two that know nothing of each other, on cores 0 and
+1, each with a text and a store of its own: what the cores have to give; one worker; two workers. Speeds are taken while all of them are at
+work. Beside the seconds that passed stand the processor's: where others use the cores too, those say what the sharing costs. Makes
 ray_labelling.md beside it.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +19,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -23,8 +27,9 @@ import numpy as np
 import psutil
 
 from potstill.recipe import build_labelling, load_recipe
-from potstill.soft_labels import begin_store
-from potstill.workers import joined, label_with
+from potstill.recipe.labelling import Labelling
+from potstill.soft_labels import begin_store, label
+from potstill.workers import Crew, joined, label_with
 
 HERE = Path(__file__).parent
 RECIPE = """
@@ -38,25 +43,100 @@ source = "{text}"
 [training]
 steps = 1
 length = 128
+dtype = "float32"
 """
 SHARD = 8192
-TURNS = (1, 2, 2, 1)
+ROUNDS = 3
+WAYS = ("one process", "two processes", "one worker", "two workers")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One labelling of the whole text: seconds since the first worker had its teacher; the processor's, of workers and of the rest."""
+    """The time in which all were at work: its seconds, the predictions labelled, the processor's seconds of labelling and of all else."""
 
-    workers: int
+    way: str
     seconds: float
+    predictions: int
     worked: float
     beside: float
     load: float
     digest: str
 
+    @property
+    def speed(self) -> float:
+        """Predictions a second."""
+        return self.predictions / self.seconds
 
-def processor_seconds(seen: dict[int, float]) -> None:
-    """Of the workers that this process has begun, by process id; those that are gone keep what they had."""
+    @property
+    def cost(self) -> float:
+        """Processor seconds of labelling for a million predictions."""
+        return 1e6 * self.worked / self.predictions
+
+
+def built_of(scratch: Path, text: Path, predictions: int) -> Labelling:
+    """The first documents of the text, in small shards."""
+    scratch.mkdir(exist_ok=True)
+    recipe = scratch / "recipe.toml"
+    recipe.write_text(RECIPE.format(text=text))
+    built = build_labelling(load_recipe(recipe), scratch / "begun", say=print, is_marked_here=False)
+    sizes = np.cumsum(np.diff(built.corpus.offsets))
+    documents = min(int(np.searchsorted(sizes, predictions)) + 1, len(sizes))
+    return replace(
+        built,
+        corpus=built.corpus.select(np.arange(documents)),
+        manifest=replace(built.manifest, shard_tokens=SHARD),
+    )
+
+
+def digest_of(folder: Path) -> str:
+    return sha256(b"".join(path.read_bytes() for path in sorted(folder.iterdir()))).hexdigest()
+
+
+def alone(core: int, scratch: Path, text: Path, predictions: int) -> None:
+    """One process without Ray: begins when a line comes in, says (clock, predictions, processor seconds) of each pass and a digest."""
+    os.sched_setaffinity(0, {core})
+    built = built_of(scratch, text, predictions)
+    begin_store(scratch / "store", built.manifest, built.corpus)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    events = [
+        (time.perf_counter(), done.tokens, time.process_time())
+        for done in label(built.teacher, built.corpus, scratch / "store")
+    ]
+    print(json.dumps([events, digest_of(scratch / "store")]))
+
+
+def by_processes(way: str, number: int, scratch: Path, text: Path, predictions: int) -> Turn:
+    words = [sys.executable, __file__]
+    ours = [
+        subprocess.Popen(
+            [*words, "--alone", str(core), str(scratch / f"{core}"), str(text), str(predictions)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for core in range(number)
+    ]
+    for one in ours:
+        while one.stdout.readline() != "ready\n":
+            assert one.poll() is None
+    for one in ours:
+        one.stdin.write("\n")
+        one.stdin.flush()
+    found = [json.loads(one.communicate()[0]) for one in ours]
+    histories = [np.array(events) for events, _ in found]
+    # Each from its first pass, which finds everything cold, to the moment that one of them has ended.
+    begun, ended = max(events[1, 0] for events in histories), min(events[-1, 0] for events in histories)
+    labelled, worked = (
+        sum(float(np.diff(np.interp([begun, ended], events[:, 0], events[:, column]))[0]) for events in histories)
+        for column in (1, 2)
+    )
+    [digest] = {digest for _, digest in found}
+    return Turn(way, ended - begun, round(labelled), worked, 0.0, os.getloadavg()[0], digest)
+
+
+def processor_seconds(seen: dict[int, float]) -> float:
+    """Of the workers that this process has begun, all together; those that are gone keep what they had."""
     for one in psutil.Process().children(recursive=True):
         try:
             if one.cmdline() and one.cmdline()[0].startswith("ray::Worker"):
@@ -64,81 +144,83 @@ def processor_seconds(seen: dict[int, float]) -> None:
                 seen[one.pid] = times.user + times.system
         except psutil.NoSuchProcess:
             continue
+    return sum(seen.values())
 
 
-def measured(crew, built, manifest, folder: Path) -> Turn:
-    begin_store(folder, manifest, built.corpus)
-    begun: dict[int, float] = {}
+def by_workers(way: str, crew: Crew, built: Labelling, folder: Path) -> Turn:
+    """From the word of the last worker that it has its teacher to the moment that there is nothing left for one of them."""
+    begin_store(folder, built.manifest, built.corpus)
     seen: dict[int, float] = {}
-    started = time.perf_counter()
-    mine = time.process_time()
+    events: list[tuple[float, int, float, float]] = []
+    ready, last = 0, 0
     for done in label_with(crew, built.corpus, folder):
-        processor_seconds(seen)
-        if done.tokens == 0:  # a worker has its teacher: what that took is not counted
-            begun |= {pid: seconds for pid, seconds in seen.items() if pid not in begun}
-            started, mine = (time.perf_counter(), time.process_time()) if len(begun) == 1 else (started, mine)
-    seconds = time.perf_counter() - started
-    worked = sum(seconds - begun.get(pid, seconds) for pid, seconds in seen.items())
-    digest = sha256(b"".join(path.read_bytes() for path in sorted(folder.iterdir()))).hexdigest()
-    return Turn(crew.count, seconds, worked, time.process_time() - mine, os.getloadavg()[0], digest)
+        ready += done.tokens == last  # nothing was labelled: a worker has its teacher
+        last = done.tokens
+        if ready >= crew.count == len(crew.workers):
+            events.append((time.perf_counter(), done.tokens, processor_seconds(seen), time.process_time()))
+    seconds, predictions, worked, beside = np.array(events[-1]) - np.array(events[0])
+    digest = digest_of(folder)
+    return Turn(way, float(seconds), int(predictions), float(worked), float(beside), os.getloadavg()[0], digest)
 
 
 def main(text: Path, predictions: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        recipe = Path(scratch) / "recipe.toml"
-        recipe.write_text(RECIPE.format(text=text))
-        built = build_labelling(load_recipe(recipe), Path(scratch) / "begun", say=print, is_marked_here=False)
-        sizes = np.cumsum(np.diff(built.corpus.offsets))
-        documents = int(np.searchsorted(sizes, predictions)) + 1
-        built = replace(built, corpus=built.corpus.select(np.arange(min(documents, len(sizes)))))
-        manifest = replace(built.manifest, shard_tokens=SHARD)
-        with joined(None, count=2, model="pocket") as crew:
-            turns = []
-            for number, count in enumerate(TURNS):
-                turns.append(
-                    measured(
-                        replace(crew, count=count, processors=1, workers=[]),
-                        built,
-                        manifest,
-                        Path(scratch) / str(number),
-                    )
-                )
+        built = built_of(Path(scratch) / "built", text, predictions)
+        turns: list[Turn] = []
+        for number in range(ROUNDS):
+            for way in WAYS if number % 2 == 0 else reversed(WAYS):
+                folder = Path(scratch) / f"{number} {way}"
+                folder.mkdir()
+                count = 2 if way.startswith("two") else 1
+                if "process" in way:
+                    turns.append(by_processes(way, count, folder, text, predictions))
+                else:
+                    with joined(None, count=2, model="pocket") as crew:
+                        crew = replace(crew, count=count, processors=1, workers=[])
+                        turns.append(by_workers(way, crew, built, folder / "store"))
                 print(turns[-1], flush=True)
     assert len({turn.digest for turn in turns}) == 1
-    (HERE / "ray_labelling.md").write_text(page(turns, len(built.corpus), int(sizes[min(documents, len(sizes)) - 1])))
+    (HERE / "ray_labelling.md").write_text(page(turns, len(built.corpus), int(built.corpus.offsets[-1])))
 
 
 def page(turns: list[Turn], documents: int, tokens: int) -> str:
-    means = {
-        count: [
-            float(np.mean([getattr(turn, what) for turn in turns if turn.workers == count]))
-            for what in ("seconds", "worked", "beside")
-        ]
-        for count in (1, 2)
-    }
+    ordered = sorted(turns, key=lambda turn: WAYS.index(turn.way))
+    speeds, costs = (
+        {way: median(getattr(turn, what) for turn in turns if turn.way == way) for way in WAYS}
+        for what in ("speed", "cost")
+    )
+    beside = sum(turn.beside for turn in turns if turn.way == "two workers")
+    worked = sum(turn.worked for turn in turns if turn.way == "two workers")
+    shared, given = (
+        speeds[f"two {many}"] / speeds[f"one {one}"] for many, one in (("workers", "worker"), ("processes", "process"))
+    )
     lines = [
         "# Labelling by workers of Ray",
         "",
-        f"*{datetime.now(UTC):%Y-%m-%d}; `benchmarks/ray_labelling.py`; {psutil.cpu_count()} cores; Ray {version('ray')}, "
+        f"*{datetime.now(UTC):%Y-%m-%d}; `benchmarks/ray_labelling.py`; {psutil.cpu_count()} processors; Ray {version('ray')}, "
         f"torch {version('torch')}; the pocket teacher, {documents} documents of {tokens:,} tokens in shards of {SHARD:,} predictions, one "
-        "thread a worker; seconds from the moment the first worker has its teacher.*",
+        f"thread a process; {ROUNDS} rounds in turns, each taken while all of a way were at work.*",
         "",
-        "| workers | seconds | documents/s | processor seconds of workers | of the process that writes | load of the machine |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| | seconds | documents/s | processor seconds, a million predictions | of it busy | load of the machine |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
         *(
-            f"| {turn.workers} | {turn.seconds:.1f} | {documents / turn.seconds:.2f} | {turn.worked:.1f} | "
-            f"{turn.beside:.1f} | {turn.load:.1f} |"
-            for turn in turns
+            f"| {turn.way} | {turn.seconds:.1f} | {turn.speed * documents / tokens:.2f} | {turn.cost:.0f} | "
+            f"{turn.worked / turn.seconds:.2f} | {turn.load:.1f} |"
+            for turn in ordered
         ),
         "",
-        f"Two workers against one: **{means[1][0] / means[2][0]:.2f}×** the documents a second. A document took "
-        f"{means[1][1] / documents:.3f} s of one worker's processor and {means[2][1] / documents:.3f} s with two, so two workers that have "
-        f"a core each do **{2 * means[1][1] / means[2][1]:.2f}×** as much; the process that writes takes "
-        f"{means[2][2] / (means[2][1] + means[2][2]):.1%} of all processor time. The files are the same bytes each time.",
+        f"Medians: two workers do **{shared:.2f}×** the documents a second of one worker; two processes that know nothing of each other, "
+        f"one on each processor, **{given:.2f}×** of one: Ray's two do {shared / given:.2f} of what is to be had. A million predictions "
+        f"take {costs['one process']:.0f} s of the processor in one process and {costs['two processes']:.0f} s in two, "
+        f"{costs['one worker']:.0f} s in one worker and {costs['two workers']:.0f} s in two; the process that writes takes "
+        f"{beside / (worked + beside):.1%} of the processor's time beside two workers. The files are the same bytes each time.",
         "",
     ]
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 60_000)
+    if sys.argv[1] == "--alone":
+        alone(int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
+    else:
+        main(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 100_000)

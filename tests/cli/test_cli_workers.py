@@ -1,4 +1,4 @@
-"""What `potstill label` is told of workers and URLs, as far as it can be known without starting Ray (tests/workers starts it)."""
+"""What `potstill label` and `write` are told of workers and URLs, as far as it is known without a Ray (tests/workers starts one)."""
 
 from __future__ import annotations
 
@@ -52,12 +52,25 @@ def test_where_without_how_many_is_said(workshop):
     assert "say with --workers how many" in workshop.refused("label", "recipe.toml", "--ray", "127.0.0.1:6379")
 
 
+def test_a_server_needs_no_workers(workshop):
+    writer = 'writer={kind="server", url="http://127.0.0.1:9/v1", model="m", concurrency=5}'
+    (workshop.path / "w.toml").write_text('[prompts]\nsource = "text.jsonl"\n')
+    said = workshop.refused("write", "w.toml", "--workers", "2", "--set", writer)
+    assert "raise writer.concurrency (5) instead" in said.replace("\n", " ")
+    assert "say with --workers how many" in workshop.refused("write", "w.toml", "--ray", "h:1", "--set", writer)
+    assert not (workshop.path / "runs").exists()
+
+
 def test_without_ray_the_extra_is_named(workshop, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert find_spec("ray") is None
     with pytest.raises(MissingExtraError):
         check_ray()
     assert "pip install 'potstill[ray]'" in workshop.refused("label", "recipe.toml", "--workers", "2")
+    (workshop.path / "w.toml").write_text(
+        '[writer]\nkind = "local"\nmodel = "teacher"\n[prompts]\nsource = "text.jsonl"\n'
+    )
+    assert "pip install 'potstill[ray]'" in workshop.refused("write", "w.toml", "--workers", "2")
     assert not (workshop.path / "runs").exists()
 
 

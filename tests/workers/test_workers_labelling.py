@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 
 import psutil
 import pytest
-from commands import Workshop
+from processes import command, processes
 from small_stores import Small, files_of, small
 
 from potstill.errors import ModelError, ServerError
-from potstill.workers import Crew, joined, label_with
+from potstill.workers import Crew, label_with
 
 pytestmark = pytest.mark.slow
 
@@ -35,31 +32,9 @@ def whole(work: Small, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     return files_of(work.label(tmp_path_factory.mktemp("whole") / "store"))
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Crew]:
-    with joined(None, count=2, model="") as crew:
-        yield crew
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()  # Ray waits for none of the processes that it began
-
-
 @pytest.fixture
 def crew(cluster: Crew, work: Small) -> Crew:
     return replace(cluster, model=str(work.model), workers=[])
-
-
-def processes(name: str) -> list[psutil.Process]:
-    """Those that this one began and that are called so."""
-    return [one for one in psutil.Process().children(recursive=True) if name in _called(one)]
-
-
-def _called(one: psutil.Process) -> str:
-    """Nothing for one that has ended meanwhile."""
-    try:
-        return "".join(one.cmdline()[:1])
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return ""
 
 
 def test_two_workers_make_the_bytes_of_one_process(crew, work, whole, tmp_path):
@@ -141,16 +116,6 @@ def test_nobody_outside_this_machine_is_listened_to(crew):
     }
     assert places
     assert {place.removeprefix("::ffff:") for place in places} == {"127.0.0.1"}
-
-
-def command(workshop: Workshop, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "potstill", *words],
-        cwd=workshop.path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def test_the_command_line_is_killed_and_goes_on_elsewhere(cluster, workshop):

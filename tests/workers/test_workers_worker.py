@@ -13,7 +13,7 @@ from potstill.errors import ModelError
 from potstill.soft_labels import Store
 from potstill.soft_labels.planning import Planned, plan_of
 from potstill.workers import Worker
-from potstill.workers.worker import numbering
+from potstill.workers.loading import numbering
 
 
 @pytest.fixture

@@ -126,6 +126,18 @@ def test_a_prompt_without_room_is_not_answered(pocket):
         written(pocket, Sampling(max_new_tokens=512))
 
 
+@pytest.mark.parametrize(
+    ("rows", "best_of", "sizes"), [(3, 2, [1, 3, 3]), (2, 2, [1, 1, 1, 1, 1, 1, 1]), (4, 1, [1, 4, 2])]
+)
+def test_parts_are_written_as_the_whole(rows, best_of, sizes, pocket):
+    """Each by itself, to the last bit; what has no room is a part too."""
+    asked = prompts(["x = 1\n" * 200, *TEXTS, "try:\n    import"])
+    writer = LocalWriter(*pocket, Sampling(best_of=best_of, max_new_tokens=5), rows=rows)
+    parts, everything = list(writer.parts(asked)), {one.id for one in asked}
+    assert [len(part) for part in parts] == sizes
+    assert [one for part in parts for one in writer.write(part, everything)] == list(writer.write(asked, everything))
+
+
 def test_conversations_go_through_the_template(pocket):
     turns = ({"role": "user", "content": "hello"},)
     prompt = Prompt("0", "0", turns, "hello", None, "row 0")

@@ -8,6 +8,7 @@ evaluate.py information.py route.py export.py draft.py report.py recipes.py serv
 fellows.py   one run in many processes: who speaks when one fails
 options.py   arguments that several verbs take
 running.py   a recipe run from beginning to end
+crews.py     workers that share what a command does
 staging.py   a run made of runs, from beginning to end
 compressing.py  a search from beginning to end
 deploying.py after a search: an export, a draft

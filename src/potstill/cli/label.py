@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from potstill.cli.options import RecipeArgument, SetOption
+from potstill.cli.options import RayOption, RecipeArgument, SetOption, WorkersOption
 from potstill.errors import RecipeError
 
 _Out = Annotated[
@@ -20,34 +20,26 @@ _Out = Annotated[
         show_default=False,
     ),
 ]
-_Workers = Annotated[
-    int | None,
-    typer.Option(help="Share the work among so many workers, by Ray.", min=1, show_default=False),
-]
-_Ray = Annotated[
-    str | None,
-    typer.Option("--ray", help="The Ray cluster they run on, HOST:PORT. Default: this machine.", show_default=False),
-]
 
 
 def label(
     recipe: RecipeArgument,
     out: _Out = None,
-    workers: _Workers = None,
-    ray: _Ray = None,
+    workers: WorkersOption = None,
+    ray: RayOption = None,
     sets: SetOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Estimate time and bytes; store nothing.")] = False,
 ) -> None:
     """Store the teacher's soft labels of the text that a RECIPE learns from; again after a kill, it labels what is missing."""
     from potstill.cli.console import new_console
+    from potstill.cli.crews import check_place
     from potstill.cli.labelling import label_here, label_shared, place_of, print_plan, saying
     from potstill.models import join_processes
     from potstill.recipe import build_labelling, load_recipe
 
     decoded = load_recipe(recipe, sets=sets or [])
     processes = join_processes()
-    if ray is not None and workers is None:
-        raise RecipeError("--ray says where workers run: say with --workers how many")
+    check_place(ray, workers)
     if workers is not None and processes.num_processes > 1:
         raise RecipeError("these processes share the work already: start `potstill label --workers` by itself, once")
     console = new_console()

@@ -69,16 +69,14 @@ def label_here(recipe: Recipe, place: Place, processes: Accelerator, console: Co
 
 def label_shared(recipe: Recipe, place: Place, workers: int, address: str | None, console: Console) -> None:
     """By workers, which Ray places on the machines of a cluster, or on this one."""
-    from potstill.workers import check_ray, joined, label_with
+    from potstill.cli.crews import gathered
+    from potstill.workers import check_ray, label_with
 
     check_ray()
     if place.mirror is not None:
         place.mirror.fetch()
     corpus = build_labelling(recipe, place.folder, say=saying(console), is_marked_here=False).corpus
-    saying(console)(f"waiting for workers {'of ' + address if address else 'on this machine'}")
-    model = recipe.teacher.model
-    model = str(Path(model).expanduser().absolute()) if Path(model).expanduser().exists() else model
-    with joined(address, count=workers, model=model) as crew:
+    with gathered(recipe.teacher.model, workers, address, saying(console)) as crew:
         last, seconds = _watched(place.sent(label_with(crew, corpus, place.folder)), workers, console)
     _print_labelled(place, last, seconds, console)
 

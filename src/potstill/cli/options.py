@@ -17,3 +17,11 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="Change a setting: --set training.learning_rate=3e-4.", show_default=False),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", help="Share the work among so many workers, by Ray.", min=1, show_default=False),
+]
+RayOption = Annotated[
+    str | None,
+    typer.Option("--ray", help="The Ray cluster they run on, HOST:PORT. Default: this machine.", show_default=False),
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from potstill.errors import RunDirectoryError, ServerError
-from potstill.recipe import BuiltWriting
+from potstill.errors import RecipeError, RunDirectoryError, ServerError
+from potstill.recipe import BuiltWriting, WritingRecipe
 from potstill.runs import manifest
 from potstill.writing import (
     Journal,
@@ -24,6 +25,7 @@ from potstill.writing import (
     Progress,
     Selected,
     Totals,
+    Writer,
     answers,
     fingerprint_of_prompts,
     rows,
@@ -37,13 +39,44 @@ _SECONDS_BETWEEN_LINES = 10.0
 _CHARACTERS_A_TOKEN = 4
 
 
-def watch_writing(built: BuiltWriting, journal: Journal, console: Console) -> Progress:
+def check_can_share(recipe: WritingRecipe, *, is_now: bool) -> None:
+    """RecipeError where workers would be of no use; MissingExtraError where they are wanted now and Ray is not installed."""
+    if recipe.writer.kind == "server":
+        raise RecipeError(
+            "--workers shares a model that runs here among several, and a server answers many at once by itself: raise "
+            f"writer.concurrency ({recipe.writer.concurrency}) instead"
+        )
+    if is_now:
+        from potstill.workers import check_ray
+
+        check_ray()
+
+
+@contextmanager
+def writer_of(
+    built: BuiltWriting, workers: int | None, address: str | None, say: Callable[[str], None]
+) -> Iterator[Writer]:
+    """The model that was loaded or the server; with workers, what they write."""
+    if workers is None:
+        yield built.writer
+        return
+    from potstill.cli.crews import gathered
+    from potstill.workers import CrewWriter
+
+    teacher = built.identity["teacher"]
+    assert isinstance(built.writer, LocalWriter)
+    assert isinstance(teacher, Mapping)
+    with gathered(built.recipe.writer.model, workers, address, say) as crew:
+        yield CrewWriter(crew, built.writer, str(teacher["fingerprint"]), str(teacher["tokenizer"]))
+
+
+def watch_writing(built: BuiltWriting, writer: Writer, journal: Journal, console: Console) -> Progress:
     """Write what is missing, with a bar on a terminal and a line now and then elsewhere; what this call did."""
     columns = (TextColumn("[bold]writing"), BarColumn(bar_width=24), TextColumn("{task.fields[figures]}"))
     progress, last_line = Progress(0), time.monotonic()
     with Bar(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None, figures="")
-        for progress in write(built.prompts, built.writer, journal):
+        for progress in write(built.prompts, writer, journal):
             figures = _figures(progress)
             bar.update(task, total=progress.total, completed=progress.done + progress.unanswered, figures=figures)
             if not console.is_terminal and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:

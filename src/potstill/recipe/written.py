@@ -45,8 +45,11 @@ def load_writing(path: Path | str, *, sets: Sequence[str] = ()) -> WritingRecipe
     return recipe
 
 
-def build_writing(recipe: WritingRecipe, *, say: Say) -> BuiltWriting:
-    """Read the prompts, load the model or find the key. Raises a PotstillError for whatever can't work."""
+def build_writing(recipe: WritingRecipe, *, say: Say, is_written_here: bool = True) -> BuiltWriting:
+    """Read the prompts, load the model or find the key. Raises a PotstillError for whatever can't work.
+
+    A model that writes elsewhere takes no memory of this machine's accelerator.
+    """
     from potstill.writing import Duplicates, Framing, PromptColumns, Rationale, Sampling, Selection, read_prompts
 
     table, output = recipe.prompts, recipe.output
@@ -75,14 +78,16 @@ def build_writing(recipe: WritingRecipe, *, say: Say) -> BuiltWriting:
     _check_answers(recipe, prompts)
     sampling = Sampling(**recipe.sampling.model_dump())
     writer, teacher, tokenizer = (
-        _local(recipe.writer, sampling, say) if isinstance(recipe.writer, LocalTable) else _server(recipe, sampling)
+        _local(recipe.writer, sampling, say, is_written_here=is_written_here)
+        if isinstance(recipe.writer, LocalTable)
+        else _server(recipe, sampling)
     )
     identity = {"teacher": teacher, "sampling": recipe.sampling.model_dump(mode="json")}
     return BuiltWriting(recipe, prompts, writer, selection, _steps(recipe, tokenizer), identity)
 
 
 def _local(
-    table: LocalTable, sampling: Sampling, say: Say
+    table: LocalTable, sampling: Sampling, say: Say, *, is_written_here: bool
 ) -> tuple[LocalWriter, dict[str, object], PreTrainedTokenizerBase]:
     import torch
 
@@ -111,7 +116,8 @@ def _local(
         "tokenizer": fingerprint_of_tokenizer(tokenizer),
     }
     hold_in_(model, faster_dtype(this_device()) if table.dtype == "auto" else getattr(torch, table.dtype))
-    return LocalWriter(on_this_device(model), tokenizer, sampling, table.rows), teacher, tokenizer
+    model = on_this_device(model) if is_written_here else model
+    return LocalWriter(model, tokenizer, sampling, table.rows), teacher, tokenizer
 
 
 def _server(recipe: WritingRecipe, sampling: Sampling) -> tuple[ServerWriter, dict[str, object], None]:

@@ -11,8 +11,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 from potstill.errors import MissingExtraError, RecipeError, ServerError
-from potstill.soft_labels import Store
-from potstill.workers.worker import Worker
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -26,7 +24,7 @@ _HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
 
 @dataclass
 class Crew:
-    """Up to `count` workers that label with the teacher `model`; each has so many processors, and accelerators (0 or 1)."""
+    """Up to `count` workers that have the teacher `model`; each has so many processors, and accelerators (0 or 1)."""
 
     count: int
     model: str
@@ -34,13 +32,13 @@ class Crew:
     accelerators: int
     workers: list[ActorHandle] = field(default_factory=list)
 
-    def another(self, store: Store) -> ActorHandle:
-        """A new worker: it starts as soon as a machine has room for it."""
+    def another(self, kind: type, *told: object) -> ActorHandle:
+        """A new worker of this kind, told the teacher's name and so on: it starts as soon as a machine has room for it."""
         import ray
 
         # Not restarted by Ray: a new one has to be told what the old one had.
-        kind = ray.remote(num_cpus=self.processors, num_gpus=self.accelerators, max_restarts=0)(Worker)
-        worker = cast("ActorHandle", kind.remote(self.model, store.manifest, store.tokens_of_rank))
+        placed = ray.remote(num_cpus=self.processors, num_gpus=self.accelerators, max_restarts=0)(kind)
+        worker = cast("ActorHandle", placed.remote(self.model, *told))
         self.workers.append(worker)
         return worker
 

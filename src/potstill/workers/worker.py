@@ -9,18 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from potstill.data import TokenCorpus
-from potstill.errors import MissingExtraError, ModelError
-from potstill.models import hold_in_, load_model, on_this_device
-from potstill.runs import fingerprint_of_model, versions
 from potstill.soft_labels import Labeller, Manifest, Record
 from potstill.soft_labels.planning import Planned
 from potstill.teachers import LiveTeacher
-
-_DECIDING = ("potstill", "torch", "transformers")
+from potstill.workers.loading import teacher_here
 
 
 @dataclass(frozen=True)
@@ -45,25 +40,9 @@ class Worker:
 
         ModelError where it is another teacher than the store's, can't be loaded, or where this machine has other versions.
         """
-        found = numbering()
-        if differing := [
-            f"{name} {found[name]}, not {wanted}" for name, wanted in expected.items() if found[name] != wanted
-        ]:
-            raise ModelError(
-                f"a worker's machine has {', '.join(differing)}: install the same on all, or labels depend on who makes them"
-            )
-        try:
-            model = load_model(self._model)
-        except MissingExtraError as error:  # it can't be sent as it is
-            raise ModelError(str(error)) from error
-        teacher = self._manifest.teacher
-        if fingerprint_of_model(model) != teacher["fingerprint"]:
-            raise ModelError(
-                f"a worker found another model at {self._model} than the one whose labels are stored: all machines must see the same files"
-            )
-        hold_in_(model, getattr(torch, teacher["dtype"].removeprefix("torch.")))
-        marker = LiveTeacher(on_this_device(model), size=self._manifest.num_tokens)
-        self._labeller = Labeller.of(marker, self._manifest, self._ranks)
+        known = self._manifest.teacher
+        model = teacher_here(self._model, fingerprint=known["fingerprint"], dtype=known["dtype"], expected=expected)
+        self._labeller = Labeller.of(LiveTeacher(model, size=self._manifest.num_tokens), self._manifest, self._ranks)
 
     def begin(self, text: TokenCorpus, shard: Planned, records: list[Record]) -> None:
         """Take a shard whose documents are all of `text`, and the records that are there already."""
@@ -78,11 +57,6 @@ class Worker:
             if step.shard is not None or time.perf_counter() - started >= seconds:
                 return Advance(records, step.shard)
         raise AssertionError("a worker without a shard was asked to go on")
-
-
-def numbering() -> dict[str, str]:
-    """The versions that all must share; not the build: the machine that begins the work may have no accelerator."""
-    return {name: found.partition("+")[0] for name, found in versions().items() if name in _DECIDING}
 
 
 def _steps(labeller: Labeller, text: TokenCorpus, shard: Planned, records: list[Record]) -> Iterator[Advance]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 
 import numpy as np
 import torch
@@ -35,10 +36,8 @@ class LocalWriter:
     def write(self, prompts: Sequence[Prompt], missing: Container[str]) -> Iterator[Written]:
         """What is written for each prompt that is missing, short prompts first. Which tokens are drawn does not depend on the others; the
         last bits of a likelihood may, so prompts stand beside the same ones whatever is missing."""
-        room = self._room()
-        ids = {prompt.id: self.tokens_of(prompt) for prompt in prompts}
-        fitting = sorted((prompt for prompt in prompts if len(ids[prompt.id]) <= room), key=lambda p: len(ids[p.id]))
-        yield from (Written(one.id, ()) for one in prompts if len(ids[one.id]) > room and one.id in missing)
+        too_long, fitting, ids = self._by_length(prompts)
+        yield from (Written(one.id, ()) for one in too_long if one.id in missing)
         waiting = [(prompt, number) for prompt in fitting for number in range(self.sampling.best_of)]
         samples: list[Sample] = []
         for start in range(0, len(waiting), self.rows):
@@ -56,6 +55,14 @@ class LocalWriter:
                         yield Written(prompt.id, tuple(samples), prompt_tokens=read)
                     samples = []
 
+    def parts(self, prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
+        """All prompts, divided where `rows` samples end with a prompt: part by part, the same are written beside one another."""
+        too_long, fitting, _ = self._by_length(prompts)
+        if too_long:
+            yield too_long
+        size = lcm(self.rows, self.sampling.best_of) // self.sampling.best_of
+        yield from (fitting[start : start + size] for start in range(0, len(fitting), size))
+
     def tokens_of(self, prompt: Prompt) -> list[int]:
         """What the model reads; at least one token. DataError for a conversation where there is no chat template."""
         if isinstance(prompt.sent, str):
@@ -72,6 +79,13 @@ class LocalWriter:
             ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
         return ids or [begin if isinstance(begin, int) else 0]
+
+    def _by_length(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt], dict[str, list[int]]]:
+        """(those without room in the model's context, the others with short ones first, the tokens of all)."""
+        room = self._room()
+        ids = {prompt.id: self.tokens_of(prompt) for prompt in prompts}
+        fitting = sorted((prompt for prompt in prompts if len(ids[prompt.id]) <= room), key=lambda p: len(ids[p.id]))
+        return [prompt for prompt in prompts if len(ids[prompt.id]) > room], fitting, ids
 
     def _room(self) -> int:
         """The longest prompt, in tokens."""

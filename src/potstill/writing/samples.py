@@ -97,7 +97,7 @@ class Unanswered:
 
 @runtime_checkable
 class Writer(Protocol):
-    """A model here or on a server."""
+    """A model here, on a server, or held by many workers."""
 
     def write(self, prompts: Sequence[Prompt], missing: Container[str]) -> Iterator[Written | Unanswered]:
         """One of the two for each prompt whose id is missing, in any order. The others are there so that what is written beside a prompt

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from potstill.errors import MissingExtraError, RecipeError, ServerError
@@ -20,6 +22,8 @@ _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": 
 # On this machine alone its processes listen to nobody else (the name says where that is the default; it is read everywhere), and workers
 # are no nicer than one process would be.
 _HERE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
+
+_SECONDS_TO_KNOCK = 10.0
 
 
 @dataclass
@@ -59,6 +63,10 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
     """
     check_ray()
     os.environ.update(_QUIET | ({} if address else _HERE))
+    if address:
+        _knock(address)
+        if _has_token():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     try:
@@ -80,8 +88,8 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
         said = str(error).strip().splitlines()[0]
         if address:
             raise ServerError(
-                f"no Ray cluster answers at {address} ({said}): start one with `ray start --head` and give the address it prints "
-                "(--ray HOST:PORT), or leave --ray out"
+                f"something listens at {address}, and no Ray cluster answers there that lets us in ({said}): give the address that "
+                "`ray start --head` prints and, where it asks for a token, the same one here (RAY_AUTH_TOKEN)"
             ) from error
         raise ServerError(f"Ray did not start on this machine: {said} Start again when it is less busy") from error
     try:
@@ -96,6 +104,27 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
         yield crew
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """ServerError where nobody listens, said at once: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or "/" in host or not port.isdecimal():
+        raise RecipeError(f"--ray takes HOST:PORT, as `ray start --head` prints it, and got {address!r}")
+    try:
+        socket.create_connection((host, int(port)), timeout=_SECONDS_TO_KNOCK).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ServerError(
+            f"no Ray cluster answers at {address} ({error}): start one with `ray start --head` and give the address it prints "
+            "(--ray HOST:PORT), or leave --ray out"
+        ) from error
+
+
+def _has_token() -> bool:
+    """Whether Ray would find a token on this machine: `ray start` asks for one where it does, and `ray.init` would not send it."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def check_ray() -> None:

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -45,7 +47,7 @@ steps = 1
 length = 128
 dtype = "float32"
 """
-SHARD = 8192
+SHARD = 2048
 ROUNDS = 3
 WAYS = ("one process", "two processes", "one worker", "two workers")
 
@@ -93,39 +95,46 @@ def digest_of(folder: Path) -> str:
 
 
 def alone(core: int, scratch: Path, text: Path, predictions: int) -> None:
-    """One process without Ray: begins when a line comes in, says (clock, predictions, processor seconds) of each pass and a digest."""
+    """One process without Ray: for each name that comes in it labels, and says (clock, predictions, processor seconds) of each pass and a
+    digest."""
     os.sched_setaffinity(0, {core})
     built = built_of(scratch, text, predictions)
-    begin_store(scratch / "store", built.manifest, built.corpus)
     print("ready", flush=True)
-    sys.stdin.readline()
-    events = [
-        (time.perf_counter(), done.tokens, time.process_time())
-        for done in label(built.teacher, built.corpus, scratch / "store")
-    ]
-    print(json.dumps([events, digest_of(scratch / "store")]))
+    for name in sys.stdin:
+        folder = scratch / name.strip()
+        begin_store(folder, built.manifest, built.corpus)
+        passes = label(built.teacher, built.corpus, folder)
+        events = [(time.perf_counter(), done.tokens, time.process_time()) for done in passes]
+        print(json.dumps([events, digest_of(folder)]), flush=True)
 
 
-def by_processes(way: str, number: int, scratch: Path, text: Path, predictions: int) -> Turn:
-    words = [sys.executable, __file__]
+@contextmanager
+def two_processes(scratch: Path, text: Path, predictions: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """One on each of two processors, that wait for names."""
     ours = [
         subprocess.Popen(
-            [*words, "--alone", str(core), str(scratch / f"{core}"), str(text), str(predictions)],
+            [sys.executable, __file__, "--alone", str(core), str(scratch / f"{core}"), str(text), str(predictions)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for core in range(number)
+        for core in range(2)
     ]
     for one in ours:
-        while one.stdout.readline() != "ready\n":
-            assert one.poll() is None
+        while (line := one.stdout.readline()) != "ready\n":
+            assert line, "it ended before it was ready"
+    yield ours
     for one in ours:
-        one.stdin.write("\n")
+        one.communicate()
+
+
+def by_processes(way: str, name: str, ours: list[subprocess.Popen[str]]) -> Turn:
+    """Each from its first pass, which finds everything cold, to the moment that one of them has ended."""
+    for one in ours:
+        one.stdin.write(name + "\n")
         one.stdin.flush()
-    found = [json.loads(one.communicate()[0]) for one in ours]
+    found = [json.loads(one.stdout.readline()) for one in ours]
     histories = [np.array(events) for events, _ in found]
-    # Each from its first pass, which finds everything cold, to the moment that one of them has ended.
     begun, ended = max(events[1, 0] for events in histories), min(events[-1, 0] for events in histories)
     labelled, worked = (
         sum(float(np.diff(np.interp([begun, ended], events[:, 0], events[:, column]))[0]) for events in histories)
@@ -164,21 +173,20 @@ def by_workers(way: str, crew: Crew, built: Labelling, folder: Path) -> Turn:
 
 
 def main(text: Path, predictions: int) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        built = built_of(Path(scratch) / "built", text, predictions)
+    with tempfile.TemporaryDirectory() as place:
+        scratch = Path(place)
+        built = built_of(scratch / "built", text, predictions)
         turns: list[Turn] = []
-        for number in range(ROUNDS):
-            for way in WAYS if number % 2 == 0 else reversed(WAYS):
-                folder = Path(scratch) / f"{number} {way}"
-                folder.mkdir()
-                count = 2 if way.startswith("two") else 1
-                if "process" in way:
-                    turns.append(by_processes(way, count, folder, text, predictions))
-                else:
-                    with joined(None, count=2, model="pocket") as crew:
-                        crew = replace(crew, count=count, processors=1, workers=[])
-                        turns.append(by_workers(way, crew, built, folder / "store"))
-                print(turns[-1], flush=True)
+        with two_processes(scratch, text, predictions) as processes, joined(None, count=2, model="pocket") as crew:
+            for number in range(ROUNDS):
+                for way in WAYS if number % 2 == 0 else reversed(WAYS):
+                    count, name = 2 if way.startswith("two") else 1, f"{number} {way}"
+                    if "process" in way:
+                        turns.append(by_processes(way, name, processes[:count]))
+                    else:
+                        some = replace(crew, count=count, processors=1, workers=[])
+                        turns.append(by_workers(way, some, built, scratch / name))
+                    print(turns[-1], flush=True)
     assert len({turn.digest for turn in turns}) == 1
     (HERE / "ray_labelling.md").write_text(page(turns, len(built.corpus), int(built.corpus.offsets[-1])))
 
@@ -223,4 +231,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--alone":
         alone(int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
     else:
-        main(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 100_000)
+        main(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 40_000)

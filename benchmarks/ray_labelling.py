@@ -47,7 +47,7 @@ steps = 1
 length = 128
 dtype = "float32"
 """
-SHARD = 2048
+SHARD = 1024
 ROUNDS = 3
 WAYS = ("one process", "two processes", "one worker", "two workers")
 
@@ -117,6 +117,7 @@ def two_processes(scratch: Path, text: Path, predictions: int) -> Iterator[list[
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # a scheduler that shares by sessions gives them what it gives others
         )
         for core in range(2)
     ]
@@ -231,4 +232,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--alone":
         alone(int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
     else:
-        main(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 40_000)
+        main(Path(sys.argv[1]).absolute(), int(sys.argv[2]) if len(sys.argv) > 2 else 20_000)

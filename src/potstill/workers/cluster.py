@@ -62,15 +62,15 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
     workers than this machine has accelerators.
     """
     check_ray()
-    os.environ.update(_QUIET | ({} if address else _HERE))
-    if address:
+    if address is not None:
         _knock(address)
-        if _has_token():
+        if has_token():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.update(_QUIET if address is not None else _QUIET | _HERE)
     import ray
 
     try:
-        if address:
+        if address is not None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             cores = max(os.cpu_count() or 1, count)
@@ -86,7 +86,7 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
         if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):
             raise
         said = str(error).strip().splitlines()[0]
-        if address:
+        if address is not None:
             raise ServerError(
                 f"something listens at {address}, and no Ray cluster answers there that lets us in ({said}): give the address that "
                 "`ray start --head` prints and, where it asks for a token, the same one here (RAY_AUTH_TOKEN)"
@@ -96,7 +96,7 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         accelerators = sum(int(machine.get("GPU", 0)) for machine in machines)
         processors = 1 if accelerators else processors_of([int(machine.get("CPU", 0)) for machine in machines], count)
-        if not address and 0 < accelerators < count:
+        if address is None and 0 < accelerators < count:
             raise RecipeError(
                 f"each worker takes one accelerator, and this machine has {accelerators}: --workers {accelerators}"
             )
@@ -104,6 +104,23 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
         yield crew
     finally:
         ray.shutdown()
+
+
+def check_ray() -> None:
+    """MissingExtraError where Ray is not installed; nothing is imported."""
+    if find_spec("ray") is None:
+        raise MissingExtraError("ray", extra="ray", purpose="Sharing work among workers (--workers)")
+
+
+def has_token() -> bool:
+    """Whether Ray would find a token on this machine: `ray start` asks for one where it does, and `ray.init` would not send it."""
+    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
+
+
+def processors_of(machines: list[int], count: int) -> int:
+    """Of each worker, where there are no accelerators: all there are, shared evenly, and no more than the largest machine has."""
+    return max(1, min(sum(machines) // count, max(machines)))
 
 
 def _knock(address: str) -> None:
@@ -119,20 +136,3 @@ def _knock(address: str) -> None:
             f"no Ray cluster answers at {address} ({error}): start one with `ray start --head` and give the address it prints "
             "(--ray HOST:PORT), or leave --ray out"
         ) from error
-
-
-def _has_token() -> bool:
-    """Whether Ray would find a token on this machine: `ray start` asks for one where it does, and `ray.init` would not send it."""
-    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return named or (Path.home() / ".ray" / "auth_token").is_file()
-
-
-def check_ray() -> None:
-    """MissingExtraError where Ray is not installed; nothing is imported."""
-    if find_spec("ray") is None:
-        raise MissingExtraError("ray", extra="ray", purpose="Sharing work among workers (--workers)")
-
-
-def processors_of(machines: list[int], count: int) -> int:
-    """Of each worker, where there are no accelerators: all there are, shared evenly, and no more than the largest machine has."""
-    return max(1, min(sum(machines) // count, max(machines)))

@@ -31,7 +31,7 @@ rows = 4
 source = "prompts.jsonl"
 [sampling]
 temperature = 1.5
-max_new_tokens = 96
+max_new_tokens = 44
 best_of = 3
 [output]
 cut = true
@@ -101,8 +101,8 @@ def test_another_teacher_or_tokenizer_is_refused(teacher, writer):
 @pytest.mark.slow
 def test_a_worker_killed_at_work_is_replaced(cluster, teacher, writer, tmp_path):
     """SIGKILL, twice; nothing is missing, nothing is there twice, and it is what one process writes."""
-    writer = replace(writer, sampling=replace(writer.sampling, max_new_tokens=64))
-    prompts = asked(160)
+    writer = replace(writer, sampling=replace(writer.sampling, max_new_tokens=32))
+    prompts = asked(200)
     crew: Crew = replace(cluster, model=str(teacher), workers=[])
     wanted = wanted_of(writer)
     sharing = CrewWriter(crew, writer, wanted.fingerprint, wanted.tokenizer)
@@ -116,7 +116,7 @@ def test_a_worker_killed_at_work_is_replaced(cluster, teacher, writer, tmp_path)
                     killed.append(found[0].pid)
         assert len(set(killed)) == 2
         assert crew.workers == []
-        assert (progress.done, progress.unanswered) == (160, 0)
+        assert (progress.done, progress.unanswered) == (200, 0)
         lines = [json.loads(line)["id"] for line in (tmp_path / "journal.jsonl").read_text().splitlines()[1:]]
         assert sorted(lines) == sorted(prompt.id for prompt in prompts)
         found = {prompt.id: replace(journal.read(prompt.id), seconds=0.0) for prompt in prompts}

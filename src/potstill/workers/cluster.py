@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from potstill.errors import MissingExtraError, RecipeError, ServerError
@@ -64,8 +63,6 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
     check_ray()
     if address is not None:
         _knock(address)
-        if has_token():
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.update(_QUIET if address is not None else _QUIET | _HERE)
     import ray
 
@@ -88,8 +85,8 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
         said = str(error).strip().splitlines()[0]
         if address is not None:
             raise ServerError(
-                f"something listens at {address}, and no Ray cluster answers there that lets us in ({said}): give the address that "
-                "`ray start --head` prints and, where it asks for a token, the same one here (RAY_AUTH_TOKEN)"
+                f"something listens at {address}, and no Ray cluster lets us in there ({said}): give the address that `ray start --head` "
+                "prints and, where that said that token authentication is enabled, set RAY_AUTH_MODE=token here too"
             ) from error
         raise ServerError(f"Ray did not start on this machine: {said} Start again when it is less busy") from error
     try:
@@ -110,12 +107,6 @@ def check_ray() -> None:
     """MissingExtraError where Ray is not installed; nothing is imported."""
     if find_spec("ray") is None:
         raise MissingExtraError("ray", extra="ray", purpose="Sharing work among workers (--workers)")
-
-
-def has_token() -> bool:
-    """Whether Ray would find a token on this machine: `ray start` asks for one where it does, and `ray.init` would not send it."""
-    named = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return named or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def processors_of(machines: list[int], count: int) -> int:

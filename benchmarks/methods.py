@@ -16,7 +16,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import date
@@ -332,8 +332,9 @@ def run(
     *,
     out: Path = OUT,
     script: str = "methods",
+    once: Container[str] = (),
 ) -> None:
-    """Every arm of every seed that isn't in out/results.json yet; writes the page after each."""
+    """Every arm of every seed that isn't in out/results.json yet (`once`: arms of the first seed alone); writes the page after each."""
     out.mkdir(parents=True, exist_ok=True)
     path, to = out / "results.json", HERE / f"{script}.md"
     found = json.loads(path.read_text("utf-8")) if path.exists() else {"arms": {}}
@@ -344,7 +345,7 @@ def run(
     for seed in range(wanted.seeds):
         lesson.seed, lesson.ready = seed, {}
         for name, arm in chosen.items():
-            if f"{name}/{seed}" in found["arms"]:
+            if f"{name}/{seed}" in found["arms"] or (seed > 0 and name in once):
                 continue
             began = time.process_time()
             before = {one: seconds for one, (_, seconds) in lesson.ready.items()}
@@ -422,7 +423,7 @@ def differences(
         curve = [by_arm[against + further(share)].get(seed) for share in shares]
         points = [point for point in curve if point is not None]
         if len(points) < max(len(shares), 2 if later else 1):
-            return []
+            continue
         if not later:
             reference = np.array(points[0]["nll"])
         else:

@@ -121,7 +121,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     subject = subject_of(wanted.problems, wanted.held_out)
-    run(subject, arms(), wanted, out=OUT, script="methods_smollm2")
+    once = {name + further(share) for name in (HARD, PLAIN) for share in FURTHER if share > 1}
+    run(subject, arms(), wanted, out=OUT, script="methods_smollm2", once=once)
 
 
 if __name__ == "__main__":

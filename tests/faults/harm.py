@@ -35,14 +35,29 @@ class Begin:
     replies: IO[str]
 
     def command(
-        self, *words: str, folder: Path, kill_after: float | None = None, most_bytes: int | None = None
+        self,
+        *words: str,
+        folder: Path,
+        kill_after: float | None = None,
+        kill_at: str | None = None,
+        most_bytes: int | None = None,
+        finds: str | None = None,
     ) -> Ended:
         """`potstill WORDS`.
 
-        kill_after  seconds until SIGKILL
+        kill_after  seconds until SIGKILL; with kill_at, from then on
+        kill_at     a file below the folder, as a pattern: SIGKILL as soon as one is there
         most_bytes  that a file may have: what is written beyond fails, as on a full disk
+        finds       the number format that is found the faster, whatever the clock says
         """
-        asked = {"words": words, "folder": str(folder), "kill_after": kill_after, "most_bytes": most_bytes}
+        asked = {
+            "words": words,
+            "folder": str(folder),
+            "kill_after": kill_after,
+            "kill_at": None if kill_at is None else str(folder / kill_at),
+            "most_bytes": most_bytes,
+            "finds": finds,
+        }
         print(json.dumps(asked), file=self.requests, flush=True)
         return Ended(*json.loads(self.replies.readline()))
 

@@ -16,15 +16,21 @@ import time
 import traceback
 import warnings
 from contextlib import suppress
+from glob import glob
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
 from typing import IO
 
 
-def begin(words: list[str], folder: str, most_bytes: int | None, said: int, imported: IO[str]) -> None:
+def begin(
+    words: list[str], folder: str, most_bytes: int | None, finds: str | None, said: int, imported: IO[str]
+) -> None:
     """Be the command. Never comes back."""
+    import torch
+
     from potstill.cli import main
+    from potstill.models import precision
 
     code, before = 70, set(sys.modules)
     try:
@@ -34,6 +40,8 @@ def begin(words: list[str], folder: str, most_bytes: int | None, said: int, impo
         if most_bytes is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+        if finds is not None:
+            precision._measured = lambda device: getattr(torch, finds)
         sys.argv = ["potstill", *words]
         main()
         code = 0
@@ -50,10 +58,10 @@ def begin(words: list[str], folder: str, most_bytes: int | None, said: int, impo
         os._exit(code)
 
 
-def ended(child: int, kill_after: float | None, said: int) -> tuple[int | None, str]:
-    """(the exit code; None where it had to be killed, which is what `kill_after` seconds are for; minus a signal for any other end,
-    what it said)."""
-    until, heard = None if kill_after is None else time.monotonic() + kill_after, []
+def ended(child: int, kill_after: float | None, kill_at: str | None, said: int) -> tuple[int | None, str]:
+    """(the exit code; None where it was killed, `kill_after` seconds after it began, or after a file is there that `kill_at` names;
+    minus a signal for any other end, what it said)."""
+    until, heard = None if kill_after is None or kill_at is not None else time.monotonic() + kill_after, []
     while True:
         found, status = os.waitpid(child, os.WNOHANG)
         # A pipe that nobody empties would hold up who writes.
@@ -62,11 +70,13 @@ def ended(child: int, kill_after: float | None, said: int) -> tuple[int | None, 
                 heard.append(some)
         if found:
             return os.waitstatus_to_exitcode(status), b"".join(heard).decode("utf-8", "replace")
+        if until is None and kill_at is not None and glob(kill_at, recursive=True):
+            until = time.monotonic() + (kill_after or 0.0)
         if until is not None and time.monotonic() > until:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             return None, b"".join(heard).decode("utf-8", "replace")
-        time.sleep(0.002)
+        time.sleep(0.002 if kill_at is None else 0.0005)
 
 
 def learn(imported: IO[str]) -> None:
@@ -91,14 +101,14 @@ def main() -> None:
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        kill_after, (reads, writes) = asked.pop("kill_after"), os.pipe()
+        kill_after, kill_at, (reads, writes) = asked.pop("kill_after"), asked.pop("kill_at"), os.pipe()
         os.set_blocking(reads, False)
         with tempfile.TemporaryFile("w+") as imported:
             child = os.fork()
             if child == 0:
                 begin(**asked, said=writes, imported=imported)
             os.close(writes)
-            code, said = ended(child, kill_after, reads)
+            code, said = ended(child, kill_after, kill_at, reads)
             os.close(reads)
             learn(imported)
         print(json.dumps([code, said]), flush=True)

@@ -30,7 +30,8 @@ from potstill.serving import (
     open_port,
 )
 
-QUICK = Timeouts(connect=1.0, first_byte=0.5, idle=0.5, answer=0.5)
+# For engines that hang, and for them alone: what answers may take longer on a busy machine.
+QUICK = Timeouts(connect=1.0, first_byte=1.0, idle=1.0, answer=1.0)
 
 
 def policy(threshold: float | None = 0.8) -> Policy:

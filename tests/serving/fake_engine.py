@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
+# In the place of a log-probability.
+NO_NUMBERS = ("NaN", "1e999", "-Infinity")
 FAULTS = (
     "400",
     "401",
@@ -24,8 +26,13 @@ FAULTS = (
     "odd",
     "nothing",
     "error",
+    "torn",
+    *NO_NUMBERS,
+    "hangs",
+    "empty",
 )
 SURE, UNSURE = -0.05, -4.0
+_UNKNOWN = {"content": [{"token": "a", "logprob": float("nan"), "top_logprobs": []}]}
 
 
 @dataclass
@@ -171,6 +178,9 @@ class FakeEngine:
             case "no JSON":
                 _reply(writer, 200, b"<html>a gateway's own page</html>")
                 return True
+            case "empty" if not body.get("stream"):
+                _reply(writer, 200, {"choices": [{"index": 0, "finish_reason": "stop"}] * (len(behaviour.bodies) % 2)})
+                return True
             case "no choices":
                 _reply(writer, 200, {"object": "none"})
                 return True
@@ -189,17 +199,35 @@ class FakeEngine:
             answer = _part(body, behaviour, tokens, is_chat, whole=True)
             unsure = _part(body | {"prompt": "hard"}, behaviour, tokens, is_chat, whole=True)["choices"][0]
             answer["choices"] += [unsure | {"index": index} for index in range(1, body.get("n", 1))]
-            whole = json.dumps({**answer, "usage": usage}).encode()
+            if fault in NO_NUMBERS:
+                answer["choices"][0]["logprobs"] = _UNKNOWN
+            if fault == "hangs":
+                await asyncio.sleep(60)
+            whole = json.dumps({**answer, "usage": usage}).replace("NaN", str(fault)).encode()
+            if fault == "torn":
+                whole = whole[: len(whole) // 2]
             _reply(writer, 200, whole[: len(whole) // 2] if fault == "half" else whole, length=len(whole))
             return fault != "half"
+        return await self._stream(body, is_chat, fault, parts, usage, writer)
+
+    async def _stream(
+        self, body: dict, is_chat: bool, fault: str | None, parts: list[dict], usage: dict, writer: asyncio.StreamWriter
+    ) -> bool:
+        behaviour = self.behaviour
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
         for at, part in enumerate(parts):
             if at == 1 and fault == "half":
                 return False
             if at == 1 and fault == "error":
                 part = {"error": {"message": "out of memory"}}
+            if at == 1 and fault in NO_NUMBERS:
+                part["choices"][0]["logprobs"] = _UNKNOWN
+            if at == 1 and fault == "hangs":
+                await asyncio.sleep(60)
             if fault != "nothing":
-                _chunk(writer, json.dumps(part))
+                _chunk(
+                    writer, json.dumps(part).replace("NaN", str(fault))[: 20 if at == 1 and fault == "torn" else None]
+                )
                 await writer.drain()
             await asyncio.sleep(behaviour.seconds_a_token)
         end = _part(body, behaviour, [], is_chat)

@@ -29,7 +29,18 @@ from potstill.routing.curves import Costs
 from potstill.routing.queries import Query, Scored, is_scored, read_queries, read_scored
 from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer, manifest
 from potstill.runs.facts import json_of
-from potstill.writing import Asking, Journal, LocalWriter, Sampling, Server, ServerWriter, Writer, totals, write
+from potstill.writing import (
+    Asking,
+    Journal,
+    LocalWriter,
+    Sampling,
+    Server,
+    ServerWriter,
+    Writer,
+    begun_with,
+    totals,
+    write,
+)
 
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 
@@ -155,8 +166,9 @@ def _asked(
         journals, words, seconds = [], [], []
         for name, model in (("student", answers.student), ("teacher", answers.teacher)):
             assert model is not None
-            answerer = _answerer(model, queries, answers, say)
-            journal = stack.enter_context(Journal(out / "answers" / f"{name}.jsonl", answerer.identity))
+            path = out / "answers" / f"{name}.jsonl"
+            answerer = _answerer(model, queries, answers, begun_with(path) or {}, say)
+            journal = stack.enter_context(Journal(path, answerer.identity))
             _watch(name, prompts, answerer.writer, journal, watching)
             journals.append(journal)
             words.append(answerer.words)
@@ -170,7 +182,14 @@ def _asked(
     )
 
 
-def _answerer(model: str, queries: tuple[Query, ...], answers: Answers, say: Callable[[str], None]) -> Answerer:
+def _answerer(
+    model: str,
+    queries: tuple[Query, ...],
+    answers: Answers,
+    begun: Mapping[str, object],
+    say: Callable[[str], None],
+) -> Answerer:
+    """`begun`: what the journal is of that its answers go on in."""
     sampling = Sampling(temperature=0.0, max_new_tokens=answers.new_tokens)
     choices = {one.prompt.id: one.choices for one in queries if one.choices}
     asked: dict[str, object] = (
@@ -179,7 +198,8 @@ def _answerer(model: str, queries: tuple[Query, ...], answers: Answers, say: Cal
     if _is_server(model):
         is_chat = answers.is_chat or not isinstance(queries[0].prompt.sent, str)
         return _server(model, answers, sampling, asked, is_chat=is_chat)
-    from potstill.models import faster_dtype, hold_in_, load_model, load_tokenizer, on_this_device, task_of, this_device
+    from potstill.models import load_model, load_tokenizer, on_this_device, task_of
+    from potstill.recipe.number_format import hold_as_begun_
 
     say(f"loading {model}")
     loaded, tokenizer = load_model(model), load_tokenizer(model)
@@ -188,7 +208,7 @@ def _answerer(model: str, queries: tuple[Query, ...], answers: Answers, say: Cal
     fingerprint = fingerprint_of_model(loaded)
     # Not where it lies: a model that was moved goes on with the same journal.
     identity = {"fingerprint": fingerprint, "tokenizer": fingerprint_of_tokenizer(tokenizer), **asked}
-    hold_in_(loaded, faster_dtype(this_device()))
+    identity["dtype"] = hold_as_begun_(loaded, "auto", begun.get("dtype"))
     here = on_this_device(loaded)
     if choices:
         writer: Writer = ChoosingWriter(here, tokenizer, choices)

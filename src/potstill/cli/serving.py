@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -62,11 +63,12 @@ def serve_with(
     """Take the port, start the engines, answer until told to end. The access log goes to standard error."""
     watching = Console(stderr=True)
     if warning := warning_of(listening.host, has_key=listening.key is not None):
-        watching.print(f"[yellow]careful[/yellow]  {escape(warning)}")
+        _note(watching, f"[yellow]careful[/yellow]  {escape(warning)}")
     if policy is not None and (of := _OTHER_ANSWERS.get(policy.calibration.answering)):
-        watching.print(
+        _note(
+            watching,
             f"[yellow]careful[/yellow]  the policy was calibrated on {of}, and here answers are written: its promise is not of them. "
-            "Calibrate on queries like those that come (potstill route)"
+            "Calibrate on queries like those that come (potstill route)",
         )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("potstill.serving").setLevel(logging.INFO)
@@ -85,5 +87,11 @@ def serve_with(
         )
         host = f"[{listening.host}]" if ":" in listening.host else listening.host
         address = escape(f"http://{host}:{listening.port}")
-        watching.print(f"{name}   chat {address}/   OpenAI's API {address}/v1", highlight=False)
+        _note(watching, f"{name}   chat {address}/   OpenAI's API {address}/v1")
         listen(door_app(door), port, grace_seconds=listening.grace_seconds)
+
+
+def _note(console: Console, text: str) -> None:
+    """Where standard error can't be written, as on a full disk, its notes are lost, and nobody is left unanswered for it."""
+    with suppress(OSError):
+        console.print(text, highlight=False)

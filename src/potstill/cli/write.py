@@ -28,7 +28,7 @@ def write(
     from potstill.cli.labelling import saying
     from potstill.cli.writing import check_can_share, finish_writing, print_writing_plan, watch_writing, writer_of
     from potstill.recipe import build_writing, load_writing
-    from potstill.writing import Journal
+    from potstill.writing import Journal, begun_with
 
     decoded = load_writing(recipe, sets=sets or [])
     check_place(ray, workers)
@@ -37,8 +37,8 @@ def write(
     folder = out or Path("runs") / decoded.name
     watching = Console(stderr=True)
     say = saying(watching)
-    built = build_writing(decoded, say=say, is_written_here=workers is None)
     path = folder / "journal.jsonl"
+    built = build_writing(decoded, say=say, begun=begun_with(path), is_written_here=workers is None)
     if dry_run:
         print_writing_plan(built, path, new_console())
         return

@@ -28,6 +28,7 @@ comparing.py what is compared beside the labels -> the loss, tried on a few toke
 translated.py [teacher.translation]: a teacher of another tokenizer
 text.py      [data] -> the tokenised text, learned and held out
 labelling.py a recipe -> what `potstill label` does
+number_format.py  dtype = "auto": measured where work begins, kept where it goes on
 job.py       a whole recipe -> a job in its run directory, everything checked
 information.py a recipe -> the learning curves that tell what its soft labels are worth
 writing.py   what a recipe for `potstill write` can say

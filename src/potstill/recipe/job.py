@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +19,7 @@ from potstill.recipe.build import (
 from potstill.recipe.comparing import build_features
 from potstill.recipe.four_bits import group_of_run
 from potstill.recipe.kinds import ModelStudent
+from potstill.recipe.number_format import dtype_of_run
 from potstill.recipe.on_policy import build_on_policy
 from potstill.recipe.schema import Recipe
 from potstill.recipe.specialists import build_annealing, build_gate
@@ -28,7 +28,6 @@ from potstill.recipe.toml import recipe_toml
 from potstill.recipe.translated import build_translated, translated_job
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from potstill.data import TokenCorpus
@@ -51,7 +50,7 @@ class BuiltJob:
 def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
     from potstill.data import MaskedBatches
-    from potstill.models import faster_dtype, hold_in_, size_of, task_of
+    from potstill.models import hold_in_, size_of, task_of
     from potstill.recipe.marking import build_mixture, fingerprints_of_others, label_one_at_a_time, size_of_all
     from potstill.runs import Job, RunFolder, check_trackers
     from potstill.teachers import LiveTeacher
@@ -70,7 +69,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     training = recipe.training
     importance, lineage = _importance(recipe, folder, model, batches.corpus, say)
     features = build_features(recipe.loss, model, student, lineage)
-    dtype = _dtype(recipe, folder, faster_dtype)
+    dtype = dtype_of_run(recipe.training.dtype, folder, say)
     hold_in_(model, dtype)
     on_policy = build_on_policy(training.on_policy, batches, student, tokenizer, size=size)
     per_step = training.rows * training.length if on_policy is None else round(on_policy.tokens_per_step)
@@ -249,16 +248,3 @@ def tokenizer_of(recipe: Recipe) -> PreTrainedTokenizerBase:
     from potstill.models import load_tokenizer
 
     return load_tokenizer(recipe.student.model if isinstance(recipe.student, ModelStudent) else recipe.teacher.model)
-
-
-def _dtype(recipe: Recipe, folder: RunFolder, faster_dtype: Callable[[torch.device], torch.dtype]) -> torch.dtype:
-    """Measured once a run: a resumed run goes on in what it began with."""
-    import torch
-
-    from potstill.models import this_device
-
-    if recipe.training.dtype != "auto":
-        return getattr(torch, recipe.training.dtype)
-    if not (folder.path / "dtype.json").exists():
-        folder.keep_json("dtype.json", {"dtype": str(faster_dtype(this_device())).removeprefix("torch.")})
-    return getattr(torch, str(folder.read_json("dtype.json")["dtype"]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from potstill.errors import RecipeError, StoreError
 from potstill.recipe.job import shared_tokenizer
+from potstill.recipe.number_format import hold_as_begun_
 from potstill.recipe.schema import LabelsTable, Recipe
 from potstill.recipe.text import Say, read_corpus
 
@@ -123,17 +124,12 @@ def _begun(
     size: int,
 ) -> Manifest:
     """The manifest of the store that is made or taken up; the model is held in the number format it says."""
-    import torch
-
     from potstill.models import (
         check_context,
         check_head,
         check_packing,
-        faster_dtype,
         head_of,
-        hold_in_,
         task_of,
-        this_device,
     )
     from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
     from potstill.soft_labels import Manifest, begin_store
@@ -152,9 +148,8 @@ def _begun(
     check_head(model)
     check_packing(model)
     fingerprint = fingerprint_of_model(model)
-    wanted = recipe.training.dtype
-    dtype = faster_dtype(this_device()) if wanted == "auto" else getattr(torch, wanted)
-    hold_in_(model, dtype)
+    begun = Manifest.of(folder)
+    hold_as_begun_(model, recipe.training.dtype, None if begun is None else begun.dtype)
     head = head_of(model)
     manifest = Manifest(
         codec=build_codec(recipe.labels, recipe.loss.temperature),

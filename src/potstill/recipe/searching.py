@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from potstill.errors import RecipeError
 from potstill.recipe.build import build_batches, build_measure, build_settings, num_steps
 from potstill.recipe.labelling import build_codec
+from potstill.recipe.number_format import dtype_of_run
 from potstill.recipe.schema import Recipe
 from potstill.recipe.searched import BarTable, SearchedStudent
 from potstill.recipe.text import Say, check_is_apart, fingerprint_of_text, read_corpus, sources_of
@@ -47,9 +48,7 @@ _FEWEST = 8
 
 def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
     """Load, check, tokenise. Raises a PotstillError for whatever can't work; `say` is told what takes a while."""
-    import torch
-
-    from potstill.models import faster_dtype, hold_in_, this_device
+    from potstill.models import hold_in_
     from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
     from potstill.search import Search, SearchJob
 
@@ -66,10 +65,11 @@ def build_search(recipe: Recipe, out: Path, *, say: Say) -> Search:
     asked = "; ".join(sorted(found.fingerprint for found in questions.values()))
     folder, facts = _folder(out), _facts(recipe, identity, asked)
     corpus = _corpus(recipe, folder, tokenizer, facts["text"], say)
-    dtype = _dtype(recipe, folder, str(faster_dtype(this_device())).removeprefix("torch."))
-    hold_in_(model, getattr(torch, dtype))
+    format_of_run = dtype_of_run(recipe.training.dtype, folder, say)
+    hold_in_(model, format_of_run)
     texts, batches, steps = texts_of_search(recipe, tokenizer, corpus)
-    settings = build_settings(recipe.training, steps=steps, dtype=getattr(torch, dtype))
+    settings = build_settings(recipe.training, steps=steps, dtype=format_of_run)
+    dtype = str(format_of_run).removeprefix("torch.")
     learned = {"dtype": dtype, "tokens that are marked": texts.learn.num_tokens}
     more = {"labels": learned, "importance": learned, "candidates": learned | {"steps": steps}}
     job = SearchJob(
@@ -238,15 +238,6 @@ def _corpus(
         say(f"reading {', '.join(sources_of(recipe.data))}")
         read_corpus(recipe.data, tokenizer).save(kept)
     return TokenCorpus.load(kept)
-
-
-def _dtype(recipe: Recipe, folder: RunFolder, faster: str) -> str:
-    """Measured once a run: a resumed search goes on in what it began with."""
-    if recipe.training.dtype != "auto":
-        return recipe.training.dtype
-    if not (folder.path / "dtype.json").exists():
-        folder.keep_json("dtype.json", {"dtype": faster})
-    return str(folder.read_json("dtype.json")["dtype"])
 
 
 def texts_of_search(

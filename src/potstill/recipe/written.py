@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from potstill.errors import DataError, RecipeError
 from potstill.recipe.decode import decode_as, read_tables, refuse_paths_beside
+from potstill.recipe.number_format import hold_as_begun_
 from potstill.recipe.text import Say
 from potstill.recipe.writing import DuplicatesTable, FilterTable, LocalTable, ServerTable, WritingRecipe
 
@@ -45,8 +46,12 @@ def load_writing(path: Path | str, *, sets: Sequence[str] = ()) -> WritingRecipe
     return recipe
 
 
-def build_writing(recipe: WritingRecipe, *, say: Say, is_written_here: bool = True) -> BuiltWriting:
+def build_writing(
+    recipe: WritingRecipe, *, say: Say, begun: Mapping[str, object] | None = None, is_written_here: bool = True
+) -> BuiltWriting:
     """Read the prompts, load the model or find the key. Raises a PotstillError for whatever can't work.
+
+    begun  what the journal is of that this goes on with (`begun_with`)
 
     A model that writes elsewhere takes no memory of this machine's accelerator.
     """
@@ -78,7 +83,7 @@ def build_writing(recipe: WritingRecipe, *, say: Say, is_written_here: bool = Tr
     _check_answers(recipe, prompts)
     sampling = Sampling(**recipe.sampling.model_dump())
     writer, teacher, tokenizer = (
-        _local(recipe.writer, sampling, say, is_written_here=is_written_here)
+        _local(recipe.writer, sampling, say, begun or {}, is_written_here=is_written_here)
         if isinstance(recipe.writer, LocalTable)
         else _server(recipe, sampling)
     )
@@ -87,20 +92,9 @@ def build_writing(recipe: WritingRecipe, *, say: Say, is_written_here: bool = Tr
 
 
 def _local(
-    table: LocalTable, sampling: Sampling, say: Say, *, is_written_here: bool
+    table: LocalTable, sampling: Sampling, say: Say, begun: Mapping[str, object], *, is_written_here: bool
 ) -> tuple[LocalWriter, dict[str, object], PreTrainedTokenizerBase]:
-    import torch
-
-    from potstill.models import (
-        check_context,
-        faster_dtype,
-        hold_in_,
-        load_model,
-        load_tokenizer,
-        on_this_device,
-        task_of,
-        this_device,
-    )
+    from potstill.models import check_context, load_model, load_tokenizer, on_this_device, task_of
     from potstill.runs import fingerprint_of_model, fingerprint_of_tokenizer
     from potstill.writing import LocalWriter
 
@@ -115,7 +109,8 @@ def _local(
         "fingerprint": fingerprint_of_model(model),
         "tokenizer": fingerprint_of_tokenizer(tokenizer),
     }
-    hold_in_(model, faster_dtype(this_device()) if table.dtype == "auto" else getattr(torch, table.dtype))
+    before = begun.get("teacher")
+    teacher["dtype"] = hold_as_begun_(model, table.dtype, before.get("dtype") if isinstance(before, dict) else None)
     model = on_this_device(model) if is_written_here else model
     return LocalWriter(model, tokenizer, sampling, table.rows), teacher, tokenizer
 

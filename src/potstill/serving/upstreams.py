@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
@@ -28,6 +29,7 @@ _KEPT_SECONDS = 4.0
 _KEPT = 16
 # Of an answer that are held for a client that is slower than its engine, which then waits.
 _HELD_BYTES = 2**18
+_IMPOSSIBLE = -9999.0
 # Passed on: the client's own mistakes. Any other status is a failure of the engine, or of how it is set up here.
 _CLIENTS_MISTAKES = (400, 413, 422)
 
@@ -138,6 +140,8 @@ class Upstream:
         with self._noticed():
             async with asyncio.timeout(self._timeouts.answer):
                 found = self._checked(await reply.aread())
+            if not _is_whole(found):
+                raise UpstreamError(self.role, "no choices", "answers without choices", status=502)
         yield [found]
 
     async def _streamed(self, reply: httpx.Response) -> AsyncGenerator[list[Part]]:
@@ -176,7 +180,7 @@ class Upstream:
     def _checked(self, said: str | bytes) -> Part:
         """UpstreamError for what is no part of an answer."""
         try:
-            found = json.loads(said)
+            found = json.loads(said, parse_float=_finite, parse_constant=_constant)
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
@@ -259,6 +263,29 @@ def _is_choice(value: object) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("index", 0), int):
         return False
     return all(isinstance(value.get(name), dict | None) for name in ("message", "delta"))
+
+
+def _is_whole(answer: Part) -> bool:
+    """Whether there is an answer, and something in each choice of it."""
+    choices = answer["choices"]
+    assert isinstance(choices, list)
+    return bool(choices) and all(
+        isinstance(one.get("message"), dict) or isinstance(one.get("text"), str) for one in choices
+    )
+
+
+def _finite(text: str) -> float:
+    """ValueError for what no client could read again: a number beyond all numbers would be passed on as `Infinity`, which is no JSON."""
+    if math.isinf(found := float(text)):
+        raise ValueError(f"{text} is no number")
+    return found
+
+
+def _constant(word: str) -> float:
+    """Python's servers write words that JSON hasn't got. The log-probability of what can't be is -9999 in OpenAI's API."""
+    if word == "-Infinity":
+        return _IMPOSSIBLE
+    raise ValueError(f"{word} is no JSON")
 
 
 def _message_of(said: bytes) -> str:

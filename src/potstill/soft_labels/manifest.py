@@ -63,6 +63,16 @@ class Manifest:
         """A digest of all of it: every shard carries it."""
         return hashlib.blake2b(_text(self).encode(), digest_size=16).hexdigest()
 
+    @property
+    def dtype(self) -> str:
+        """The number format in which the teacher's weights were held; "" where nobody says."""
+        return self.teacher.get("dtype", "").removeprefix("torch.")
+
+    @classmethod
+    def of(cls, folder: Path) -> Manifest | None:
+        """The manifest of the store in this folder; None where none was begun. StoreError for a damaged one."""
+        return cls.load(folder)[0] if (folder / MANIFEST).exists() else None
+
     def save(self, folder: Path, tables: dict[str, NDArray]) -> None:
         """Write tables, then manifest.json: without it there is no store. Raises OSError."""
         blob = save(tables)

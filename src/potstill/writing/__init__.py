@@ -28,7 +28,7 @@ records.py     rows to learn from; two tasks a prompt for distilling step by ste
 from potstill.writing.asking import Server
 from potstill.writing.duplicates import Duplicates
 from potstill.writing.filters import Filter, Rationale, found_in, judged, likely, long_enough
-from potstill.writing.journal import Journal
+from potstill.writing.journal import Journal, begun_with
 from potstill.writing.local import LocalWriter
 from potstill.writing.prompts import Framing, Prompt, PromptColumns, fingerprint_of_prompts, read_prompts
 from potstill.writing.records import Steps, answers, rows, write_rows
@@ -62,6 +62,7 @@ __all__ = [
     "Writer",
     "Written",
     "answers",
+    "begun_with",
     "fingerprint_of_prompts",
     "found_in",
     "judged",

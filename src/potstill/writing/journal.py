@@ -16,6 +16,16 @@ from potstill.writing.samples import Written
 _FIRST, _CHECK = "journal of", "check"
 
 
+def begun_with(path: Path) -> Mapping[str, object] | None:
+    """What the journal there says it is of; None where there is none, or one whose first line is damaged, which `Journal` refuses."""
+    try:
+        with path.open("rb") as lines:
+            found = json.loads(lines.readline())[_FIRST]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 class Journal:
     """Appends, and finds again by a prompt's id. One process at a time.
 

@@ -61,7 +61,8 @@ def test_its_manifest_knows_where_the_file_is_gone(finds, tmp_path):
 def test_weights_are_held_as_they_were(finds):
     model = tiny_llama()
     finds(torch.bfloat16)
-    assert hold_as_begun_(model, "auto", None) == "float32"  # they would lose something
+    assert hold_as_begun_(model, "auto", None, rounds=True) == "float32"  # they would lose something
+    assert hold_as_begun_(model, "bfloat16", None) == "float32"
     with torch.no_grad():
         for weight in model.parameters():
             weight.copy_(weight.bfloat16())
@@ -71,3 +72,7 @@ def test_weights_are_held_as_they_were(finds):
     assert hold_as_begun_(model, "auto", "bfloat16") == "bfloat16"
     assert hold_as_begun_(model, "float32", "bfloat16") == "float32"
     assert hold_as_begun_(model, "auto", "bfloat61") == "float32"  # a damaged file: as found here
+
+
+def test_who_names_a_number_format_to_write_in_gets_it():
+    assert hold_as_begun_(tiny_llama(), "bfloat16", None, rounds=True) == "bfloat16"

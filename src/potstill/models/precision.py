@@ -40,9 +40,10 @@ def holds_exactly(model: PreTrainedModel, dtype: torch.dtype) -> bool:
     return all(bool((weight.to(dtype).to(weight.dtype) == weight).all()) for weight in model.parameters())
 
 
-def hold_in_(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Cast the model's weights in place where they lose nothing by it, and only them: buffers (rotary frequencies) stay as they are."""
-    if dtype == model.dtype or not holds_exactly(model, dtype):
+def hold_in_(model: PreTrainedModel, dtype: torch.dtype, *, rounds: bool = False) -> None:
+    """Cast the model's weights in place where they lose nothing by it (`rounds`: also where they do), and only them: buffers
+    (rotary frequencies) stay as they are."""
+    if dtype == model.dtype or not (rounds or holds_exactly(model, dtype)):
         return
     for weight in model.parameters():
         weight.data = weight.data.to(dtype)

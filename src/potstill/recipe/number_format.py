@@ -32,17 +32,17 @@ def dtype_of_run(wanted: str, folder: RunFolder, say: Say) -> torch.dtype:
     return begun or faster
 
 
-def hold_as_begun_(model: PreTrainedModel, wanted: str, begun: object) -> str:
+def hold_as_begun_(model: PreTrainedModel, wanted: str, begun: object, *, rounds: bool = False) -> str:
     """Hold the weights in the number format in which labels or text were begun (None: they begin now); its name.
 
-    Weights that would lose something stay as they are (`hold_in_`).
+    Weights that would lose something stay as they are (`hold_in_`); with `rounds`, only where the format was not asked for by name.
     """
     import torch
 
     from potstill.models import faster_dtype, hold_in_, this_device
 
     if wanted != "auto":
-        hold_in_(model, getattr(torch, wanted))
+        hold_in_(model, getattr(torch, wanted), rounds=rounds)
     else:
         hold_in_(model, _named(begun) or faster_dtype(this_device()))
     return _name(model.dtype)

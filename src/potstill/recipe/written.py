@@ -110,7 +110,8 @@ def _local(
         "tokenizer": fingerprint_of_tokenizer(tokenizer),
     }
     before = begun.get("teacher")
-    teacher["dtype"] = hold_as_begun_(model, table.dtype, before.get("dtype") if isinstance(before, dict) else None)
+    held = before.get("dtype") if isinstance(before, dict) else None
+    teacher["dtype"] = hold_as_begun_(model, table.dtype, held, rounds=True)
     model = on_this_device(model) if is_written_here else model
     return LocalWriter(model, tokenizer, sampling, table.rows), teacher, tokenizer
 

@@ -19,8 +19,11 @@ def numbering() -> dict[str, str]:
     return {name: found.partition("+")[0] for name, found in versions().items() if name in _DECIDING}
 
 
-def teacher_here(name: str, *, fingerprint: object, dtype: str, expected: Mapping[str, str]) -> PreTrainedModel:
-    """The teacher on this machine's device, held in this dtype; `expected`: the versions of whoever keeps what is made (see `numbering`).
+def teacher_here(
+    name: str, *, fingerprint: object, dtype: str, expected: Mapping[str, str], rounds: bool = False
+) -> PreTrainedModel:
+    """The teacher on this machine's device, held in this dtype (`rounds`: also where its weights lose something); `expected`: the versions
+    of whoever keeps what is made (see `numbering`).
 
     ModelError where it is another teacher, can't be loaded, or where this machine has other versions.
     """
@@ -39,5 +42,5 @@ def teacher_here(name: str, *, fingerprint: object, dtype: str, expected: Mappin
         raise ModelError(
             f"a worker found another model at {name} than the one that began the work: all machines must see the same files"
         )
-    hold_in_(model, getattr(torch, dtype.removeprefix("torch.")))
+    hold_in_(model, getattr(torch, dtype.removeprefix("torch.")), rounds=rounds)
     return on_this_device(model)

@@ -80,7 +80,9 @@ class WritingWorker:
         ModelError where it or its tokenizer is another, can't be loaded, or where this machine has other versions.
         """
         wanted = self._wanted
-        model = teacher_here(self._model, fingerprint=wanted.fingerprint, dtype=wanted.dtype, expected=expected)
+        model = teacher_here(
+            self._model, fingerprint=wanted.fingerprint, dtype=wanted.dtype, expected=expected, rounds=True
+        )
         tokenizer = load_tokenizer(self._model)
         if fingerprint_of_tokenizer(tokenizer) != wanted.tokenizer:
             raise ModelError(

@@ -61,6 +61,7 @@ def test_stored_labels_have_curves_too(workshop: Workshop):
         (("--set", "loss.alpha=0"), "loss.alpha is 0"),
         (("--set", "teacher.average.decay=0.9"), "teacher.average"),
         (("--set", "loss.hidden.weight=1"), "loss.hidden"),
+        (("--set", "training.int4.group=8"), "training.int4"),
         (("--sizes", "9"), "don't make 9 parts"),
         (("--set", "student.kind=search"), ""),
     ],

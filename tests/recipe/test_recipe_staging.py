@@ -198,6 +198,12 @@ def test_a_corrected_teacher_marks_alone():
         recipe_with({"kind": "listed", "each": each}, teacher={"model": "big", "correction": {"tokens": 300}})
 
 
+def test_a_stage_does_not_learn_through_four_bits():
+    each = [{"name": "a", "training": {"int4": {}}}]
+    with pytest.raises(RecipeError, match="stage a: students teach one another with the weights behind the grid"):
+        recipe_with({"kind": "listed", "each": each})
+
+
 def test_stages_and_another_way_of_teaching_are_too_much():
     with pytest.raises(RecipeError, match="leave one out"):
         recipe_with({"kind": "generations"}, teacher={"model": "big", "average": {}}, loss={"alpha": 0.5})

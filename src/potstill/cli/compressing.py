@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -243,7 +244,7 @@ def _inline(bar: dict[str, object]) -> str:
 def _tokens(text: str) -> int:
     match = re.fullmatch(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([kmbKMB]?)\s*", text)
     if match is None or not (
-        found := int(float(match[1].replace("_", "")) * {"": 1, "k": 1e3, "m": 1e6, "b": 1e9}[match[2].lower()])
+        found := int(Decimal(match[1].replace("_", "")) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[match[2].lower()])
     ):
         raise RecipeError(f"--tokens is a number of tokens, as 500000, 500k or 5M, found {text!r}")
     return found

@@ -101,7 +101,7 @@ def run_draft(teacher_name: str, student_name: str, source: str, out: Path, want
         "manifest": manifest({}),
     }
     _leave(facts, out)
-    write_report(draft_page(student_name, teacher_name, trials, costs), out / "report.html")
+    write_report(draft_page(student_name, teacher_name, trials, costs, dtype=wanted.dtype), out / "report.html")
     if engine := _in_engine(prompted, trials, costs, wanted, console):
         _leave(facts | {"llama.cpp": engine}, out)
     console.print(f"\nreport   [bold]{escape(str(out / 'report.html'))}[/bold]")

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+# What is typed with a starter that is not for `distill`: first a look, then the work.
+_VERBS = {"write": ("write --dry-run", "write"), "demo": ("compress --dry-run", "compress")}
+
 
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Write this starter recipe; without it, list them.")] = None,
@@ -32,7 +35,7 @@ def recipes(
         path = out or Path(f"{name}.toml")
         write_starter(name, path)
         shown = escape(str(path))
-        first, then = ("write --dry-run", "write") if name == "write" else ("check", "distill")
+        first, then = _VERBS.get(name, ("check", "distill"))
         console.print(
             f"wrote [bold]{shown}[/bold]: edit it, then `potstill {first} {shown}` and `potstill {then} {shown}`"
         )

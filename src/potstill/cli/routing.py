@@ -208,7 +208,9 @@ def _answerer(
     fingerprint = fingerprint_of_model(loaded)
     # Not where it lies: a model that was moved goes on with the same journal.
     identity = {"fingerprint": fingerprint, "tokenizer": fingerprint_of_tokenizer(tokenizer), **asked}
-    identity["dtype"] = hold_as_begun_(loaded, "auto", begun.get("dtype"))
+    dtype = hold_as_begun_(loaded, "auto", begun.get("dtype"))
+    if "dtype" in begun or not begun:  # journals of before 0.1 don't say theirs
+        identity["dtype"] = dtype
     here = on_this_device(loaded)
     if choices:
         writer: Writer = ChoosingWriter(here, tokenizer, choices)

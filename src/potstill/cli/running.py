@@ -1,4 +1,4 @@
-"""A recipe run from beginning to end, with a person watching: what `distill` and `demo` share."""
+"""A recipe run from beginning to end, with a person watching: what `distill` and its stages share."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from potstill.models import task_of
-from potstill.models.asking import device_of, evaluating
+from potstill.models.asking import device_of, evaluating, whole_rows_at_heads
 
 _REPEATS = 5
 
@@ -38,7 +38,7 @@ def speed(model: PreTrainedModel, *, prompt_tokens: int = 128, new_tokens: int =
     if not writes:
         return Speed(rows * prompt_tokens / _seconds_to_read(model, prompt), None)
     read, written = [], []
-    with evaluating(model):
+    with evaluating(model), whole_rows_at_heads(model):
         for _ in range(_REPEATS + 1):
             started = time.perf_counter()
             out = model(prompt, use_cache=True, logits_to_keep=1)

@@ -78,6 +78,7 @@ def check_has_curves(recipe: Recipe) -> None:
     others: dict[str, object] = {
         "stages": recipe.stages,
         "training.on_policy": recipe.training.on_policy,
+        "training.int4": recipe.training.int4,
         "teacher.translation": recipe.teacher.translation,
         "teacher.correction": recipe.teacher.correction,
         "teacher.average": recipe.teacher.average,

@@ -121,7 +121,11 @@ def check_stages(recipe: Recipe) -> None:
             raise RecipeError(
                 f"stage {stage.name}: a corrected teacher marks alone: leave teacher.correction out, or let the stage have one teacher"
             )
-        recipe_of_stage(recipe, stage, Path("runs") / recipe.name)
+        if recipe_of_stage(recipe, stage, Path("runs") / recipe.name).training.int4 is not None:
+            raise RecipeError(
+                f"stage {stage.name}: students teach one another with the weights behind the grid, and not as they are scored: leave "
+                "training.int4 out, and let the student that the stages leave learn through four bits in a run of its own"
+            )
 
 
 def make_untouched(recipe: Recipe, stage: PlannedStage, out: Path, say: Say) -> None:

@@ -111,7 +111,9 @@ def _local(
     }
     before = begun.get("teacher")
     held = before.get("dtype") if isinstance(before, dict) else None
-    teacher["dtype"] = hold_as_begun_(model, table.dtype, held, rounds=True)
+    dtype = hold_as_begun_(model, table.dtype, held, rounds=True)
+    if held is not None or not isinstance(before, dict):  # journals of before 0.1 don't say theirs
+        teacher["dtype"] = dtype
     model = on_this_device(model) if is_written_here else model
     return LocalWriter(model, tokenizer, sampling, table.rows), teacher, tokenizer
 

@@ -9,7 +9,7 @@ from potstill.drafts import Costs, Trial, speedup
 from potstill.reports.page import Card, Cell, Chart, Curve, Page, Row, Table, number_cell
 
 
-def draft_page(student: str, teacher: str, trials: Sequence[Trial], costs: Costs) -> Page:
+def draft_page(student: str, teacher: str, trials: Sequence[Trial], costs: Costs, *, dtype: str) -> Page:
     """The page for these trials of one pair."""
     return Page(
         title="A student as the draft of its teacher",
@@ -21,6 +21,12 @@ def draft_page(student: str, teacher: str, trials: Sequence[Trial], costs: Costs
             "Predicted: rounds replayed on the probabilities, 1 - total variation, with which each token of the teacher's own text is "
             "accepted, and times of single forward passes. Measured: transformers' assisted generation, each prompt in turn with the "
             "teacher alone; choosing tokens and keeping count, which prediction leaves out, cost time too.",
+            f"Both models were held in {dtype}."
+            + (
+                ""
+                if dtype == "float32"
+                else " Its logits are coarse, and many tokens equally likely: texts differ where several are read at once."
+            ),
             "Mean acceptance length counts the teacher's own token; draft acceptance rate is accepted / drafted.",
         ),
         charts_first=True,

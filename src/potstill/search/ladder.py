@@ -92,7 +92,7 @@ def ladder(
     if not found:
         raise ModelError(
             f"no {teacher.config.model_type} of these sizes can be cut from the teacher"
-            + (" within the limits: allow more, or let it be smaller (ladder.shares)" if limits is not None else "")
+            + (" within the limits: allow more, or let it be smaller (student.shares)" if limits is not None else "")
         )
     return tuple(found)
 

@@ -82,7 +82,7 @@ def joined(address: str | None, *, count: int, model: str) -> Iterator[Crew]:
         # Of a machine too busy to start it in time Ray says so by Exception itself.
         if type(error) is not Exception and not isinstance(error, OSError | RuntimeError | ValueError):
             raise
-        said = str(error).strip().splitlines()[0]
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         if address is not None:
             raise ServerError(
                 f"something listens at {address}, and no Ray cluster lets us in there ({said}): give the address that `ray start --head` "

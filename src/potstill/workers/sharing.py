@@ -158,8 +158,9 @@ class _Shift(Generic[Part, Sent_contra, Item]):
             self._deaths_before_work += 1
         if max(self._deaths_before_work, hand.deaths if hand is not None else 0) >= _MOST_DEATHS:
             what = "before it had its teacher" if hand is None else f"while it {self._work.name_of(hand.part)}"
+            said = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
             raise ServerError(
-                f"a worker died {_MOST_DEATHS} times {what}: {str(error).strip().splitlines()[-1].strip()} Is its machine out of memory, "
+                f"a worker died {_MOST_DEATHS} times {what}: {said} Is its machine out of memory, "
                 "and is potstill installed there? Ray keeps its logs in session_latest/logs of its temporary folder there"
             ) from None
         self._hire()

@@ -96,6 +96,9 @@ def _text_of(choice: Mapping) -> str:
         text = message["content"] if reasoning is None else message["content"] or ""
     if not isinstance(text, str):
         raise MalformedError(f"a text is needed, found {type(text).__name__}")
+    text = text.encode("utf-8", "replace").decode(
+        "utf-8"
+    )  # half a surrogate pair, where a text was cut inside a character
     return text if not isinstance(reasoning, str) else f"<think>\n{reasoning.strip()}\n</think>\n\n{text.lstrip()}"
 
 

@@ -191,7 +191,7 @@ FEATURES: dict[str, tuple[Cell, ...]] = {
         yes("models/official.py::", "models/classification/resnet.py::", says="its field"),
     ),
     "engines of large scale": (
-        yes("models/processes.py::", says="DDP, FSDP2 (two processes tried); Ray for labels"),
+        yes("models/processes.py::", says="DDP, FSDP2 (two processes tried); Ray for labels and text"),
         yes(
             "trainer/distillation_trainer.py::DEEPSPEED",
             "generation/vllm_generation.py::VLLMGeneration",

@@ -26,6 +26,7 @@ from potstill.evaluation import measure, score
 from potstill.evaluation.breakdown import habits
 from potstill.losses import HARD_LABELS, ForwardKL, JensenShannon, ReverseKL, SoftLabelLoss
 from potstill.models import Sampling, complete, faster_dtype, load_model, load_tokenizer, save_model
+from potstill.models.asking import whole_rows_at_heads
 from potstill.models.generating import held_in
 from potstill.runs import held_out_sample
 from potstill.students import cuttable_axes, measure_importance, prune, shape_of_share
@@ -154,9 +155,8 @@ def speeds() -> None:
         writer = held_in(student, dtype).eval()
 
         def plain(writer=writer) -> int:
-            out = writer.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=True, top_k=0, pad_token_id=1
-            )
+            ways = {"max_new_tokens": NEW, "do_sample": True, "top_k": 0, "pad_token_id": 1}
+            out = writer.generate(ids, attention_mask=torch.ones_like(ids), **ways)
             return sum(int((row == 0).nonzero()[0]) + 1 if (row == 0).any() else NEW for row in out[:, PROMPT:])
 
         def ours(writer=writer) -> int:
@@ -165,17 +165,23 @@ def speeds() -> None:
                 map(len, complete(writer, beginnings, draws, sampling=Sampling(), ends=(0,), size=SIZE, rows=64))
             )
 
-        for name, write in (("transformers' generate", plain), ("ours", ours)):
+        def as_rows(writer=writer, plain=plain) -> int:
+            with whole_rows_at_heads(writer):
+                return plain()
+
+        for name, write in (("transformers' generate", plain), ("... with whole rows", as_rows), ("ours", ours)):
             print(f"{name}, {dtype}: {median_speed(write):,.0f} tokens/s", flush=True)
     for every in (1, 4):
         plan = replace(plan_of(learned, 1.0, 0), rows=16, refresh_every=every)
-        steps = list(train(deepcopy(student), marker, plan, REVERSE, TrainingSettings(13, dtype=DTYPE)))[1:]
-        if every == 4:
-            steps = steps[3:11]  # two whole rounds
-        written, seconds = sum(step.written.tokens for step in steps), sum(step.seconds for step in steps)
-        share = sum(step.written.seconds for step in steps) / seconds
+        taken, written, before = [], [], time.process_time()
+        for step in train(deepcopy(student), marker, plan, REVERSE, TrainingSettings(13, dtype=DTYPE)):
+            now = time.process_time()
+            taken.append(now - before)
+            written.append(step.written.tokens)
+            before = now
+        some = slice(4, 12)  # whole rounds of either, behind the first
         print(
-            f"on-policy, refresh_every {every}: {written / seconds:,.0f} written tokens/s, {share:.0%} of it writing",
+            f"on-policy, refresh_every {every}: {sum(written[some]) / sum(taken[some]):,.0f} written tokens/s",
             flush=True,
         )
 

@@ -84,7 +84,9 @@ def local() -> Iterator[str]:
                 out = model.generate(**batch, **settings)
                 tokens.append(ROWS * (out.shape[1] - batch["input_ids"].shape[1]))
             with timed(ours) as tokens:
-                found = list(LocalWriter(model, tokenizer, sampling, rows=ROWS).write(prompts, {one.id for one in prompts}))
+                found = list(
+                    LocalWriter(model, tokenizer, sampling, rows=ROWS).write(prompts, {one.id for one in prompts})
+                )
                 tokens.append(sum(one.tokens for one in found))
         plain, write_speed = (sorted(speeds[1:])[ROUNDS // 2] for speeds in (theirs, ours))
         yield f"| {name} | {plain:,.0f} | {write_speed:,.0f} | {write_speed / plain:.2f} × |"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from potstill.errors import DataError
-from potstill.evaluation import ModelScores, load_scores
+from potstill.errors import DataError, RunDirectoryError
+from potstill.evaluation import ModelScores, Speed, load_scores
 from potstill.models import Size
 from potstill.reports.compression import write_compression
 from potstill.reports.distillation import distillation_page
@@ -20,17 +19,18 @@ _SHOWN = ("distilled", "hard_labels")
 
 
 def rebuilt(run: Path) -> Path:
-    """report.html of a run, from the files in its folder; DataError where there is no run."""
+    """report.html of a run, from the files in its folder; DataError where there is no run, RunDirectoryError for damaged facts."""
     found = _scores(run)
     if found.get("kind") == "compress":
         return write_compression(run)
     models = load_scores(run / "scores.json")
     sizes = {name: Size(**size) for name, size in found["sizes"].items()}
     worth = None if found.get("worth") is None else Worth.from_json(found["worth"])
-    scores = RunScores(models, sizes, {}, worth)
+    speeds = {name: Speed(**figures) for name, figures in found["speeds"].items()}
+    scores = RunScores(models, sizes, speeds, worth)
     steps = {model.name: RunFolder(run).steps(model.name) for model in models}
     recipe = (run / "recipe.toml").read_text("utf-8")
-    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    manifest = RunFolder(run).read_json("manifest.json")
     return write_report(distillation_page(run.name, scores, steps, recipe, manifest), run / "report.html")
 
 
@@ -84,8 +84,8 @@ def _row(run: Path, model: ModelScores, name: str) -> Row:
 
 def _scores(run: Path) -> Mapping[str, Any]:
     try:
-        return json.loads((run / "scores.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return RunFolder(run).read_json("scores.json")
+    except RunDirectoryError as error:
         raise DataError(
             f"{run} holds no finished run ({error}): give the folder of `potstill compress`, `distill` or `demo`; of a run "
             "of stages, one of its stages/NAME"

@@ -93,6 +93,15 @@ def test_a_student_that_learned_through_four_bits_is_exported_on_their_grid(smal
     assert "learned through groups of 8, found --group 16" in said
 
 
+@pytest.mark.parametrize("name", ["scores.json", "four_bits.json"])
+@pytest.mark.parametrize("damage", ['{"group": 8', "[]"])
+def test_damaged_facts_of_the_run_are_named_before_anything_is_written(name: str, damage: str, small: Workshop):
+    (small.path / "run" / name).write_text(damage)
+    said = small.refused("export", "run", "--to", "int4", "-d", "some.txt", "-o", "four")
+    assert f"{name} can't be read" in said
+    assert not (small.path / "four").exists()
+
+
 def test_it_says_where_another_student_is_the_one_of_four_bits(small: Workshop):
     save_packed(load_model(small.path / "run" / "student"), byte_level(), small.path / "run" / "student-int4")
     (small.path / "run" / "scores.json").write_text(json.dumps({"int4": {"learned_through_rounding": True}}))

@@ -27,7 +27,7 @@ from potstill.reports.deployment import NEXT_TOKENS, is_anothers, is_measured
 from potstill.routing.calibration import Asked, Wanted
 from potstill.routing.curves import Costs
 from potstill.routing.places import scored_places
-from potstill.runs import fingerprint_of_model, held_out_sample
+from potstill.runs import RunFolder, fingerprint_of_model, held_out_sample
 from potstill.search import Search
 from potstill.search.compression import DEPLOYED
 from potstill.search.kept import Kept
@@ -45,8 +45,7 @@ def deploy(search: Search, teacher: str, console: Console) -> None:
         )
         return
     export, draft, route = (search.path / name for name in DEPLOYED)
-    said = export / "export.json"
-    if not (said.exists() and is_measured(json.loads(said.read_text("utf-8")))):
+    if not ((export / "export.json").exists() and is_measured(RunFolder(export).read_json("export.json"))):
         shutil.rmtree(export, ignore_errors=True)  # what a kill left
         _export(search, export, console)
     if not (draft / "draft.json").exists():

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,7 +22,7 @@ from potstill.export.folder import PARTS, modelfile, page, run_lines
 from potstill.export.gguf_file import context_in
 from potstill.models import check_context, load_model, load_tokenizer, task_of
 from potstill.recipe import load_recipe, read_corpus
-from potstill.runs import held_out_sample, manifest
+from potstill.runs import RunFolder, held_out_sample, manifest
 from potstill.runs.exporting import (
     MOST_KL,
     Format,
@@ -79,7 +80,7 @@ def export_and_measure(
     folder = out or (run / f"export-{wanted.name}" if run else Path(f"{name.removesuffix('.gguf')}-{wanted.name}"))
     place = str(run / "student") if run else source
     _check_is_free(folder, place)
-    wanted = _in_the_runs_groups(wanted, place)
+    wanted, bars = _in_the_runs_groups(wanted, place), _bars(run)
     tokenizer, latent = load_tokenizer(place), load_model(place)
     _check_can_be_exported(latent, place)
     check_context(latent, length)
@@ -101,7 +102,7 @@ def export_and_measure(
     console.print(f"[dim]measuring it on {len(corpus)} documents …[/dim]")
     alone = measure_alone(model, corpus, length=length)
     found = rescore(model, tokenizer, weights, wanted, corpus, length=length, alone=alone, threads=threads)
-    judged = judge_export(wanted, found, _bars(run))
+    judged = judge_export(wanted, found, bars)
     facts = facts_of(wanted, found, judged, source=source, name=name)
     facts["calibration"] = None if calibration is None else {"by": "auto-round", **asdict(calibration)}
     lines = _leave_page(folder, weights, model, wanted, facts)
@@ -152,7 +153,7 @@ def _learned_through(place: str) -> int | None:
     said = Path(place).expanduser().parent / FOUR_BITS
     if Path(place).name != "student" or not said.exists():
         return None
-    return int(json.loads(said.read_text("utf-8"))["group"])
+    return int(str(RunFolder(said.parent).read_json(said.name)["group"]))
 
 
 def _in_the_runs_groups(wanted: Wanted, place: str) -> Wanted:
@@ -249,7 +250,7 @@ def _bars(run: Path | None) -> tuple[RunBar, ...]:
     """Those of the run, where `potstill compress` set some."""
     if run is None or not (run / "scores.json").exists():
         return ()
-    found = json.loads((run / "scores.json").read_text("utf-8"))
+    found: Mapping[str, Any] = RunFolder(run).read_json("scores.json")
     if not found.get("bars"):
         return ()
     names = ("metric", "least", "absolute", "value")
@@ -260,8 +261,8 @@ def _recovered(run: Path) -> bool:
     """Whether `potstill compress` left a student of four bits that learned on after it was rounded."""
     if not (run / "student-int4" / "config.json").exists() or not (run / "scores.json").exists():
         return False
-    found = json.loads((run / "scores.json").read_text("utf-8")).get("int4")
-    return bool(found and found.get("learned_through_rounding"))
+    found = RunFolder(run).read_json("scores.json").get("int4")
+    return isinstance(found, Mapping) and bool(found.get("learned_through_rounding"))
 
 
 def _leave_page(

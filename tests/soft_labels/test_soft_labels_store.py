@@ -131,6 +131,18 @@ def test_the_bytes_do_not_depend_on_interruptions(store, corpus, tmp_path):
     assert files_of(folder) == files_of(store.folder)
 
 
+def test_what_a_journal_had_is_not_counted_as_done_by_this_call(store, corpus, tmp_path):
+    folder = tmp_path / "again"
+    begin_store(folder, store.manifest, corpus, TEACHER.label(next(PackedBatches(corpus, 8, 1).from_step(0))).head)
+    passes = label(TEACHER, corpus, folder)
+    before = list(islice(passes, 2))[-1]
+    passes.close()
+    assert before.tokens > 0
+    first, *_, last = label(TEACHER, corpus, folder)
+    assert (first.tokens, first.bytes, first.seconds) == (0, 0, 0.0)
+    assert last.total == last.tokens == before.total - before.tokens
+
+
 def test_more_text_is_added_to_a_store(store, corpus):
     before = files_of(store.folder)
     more = corpus_of([50, 20], seed=4)

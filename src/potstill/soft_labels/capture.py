@@ -42,10 +42,10 @@ Record = dict[str, NDArray]
 
 @dataclass(frozen=True)
 class Progress:
-    """How far labelling is; `sums` (SUMS in observed.py) and `bytes` are of the predictions labelled by this process so far.
+    """How far labelling is; `sums` (SUMS in observed.py) and `bytes` are of the predictions labelled by this call so far.
 
     tokens   predictions labelled, those of before this call not counted
-    total    predictions that were missing when it began
+    total    predictions that were missing when it began, less those found since in the journals of calls before it
     bytes    written for them; compressed only when their shard is whole
     seconds  since it began
     """
@@ -61,10 +61,14 @@ class Progress:
         """Nothing of the plan is done."""
         return cls(0, sum(shard.tokens for shard in plan), 0, 0.0, np.zeros(len(SUMS)))
 
+    def known(self, records: Sequence[Record]) -> Progress:
+        """With these records there already, from before this call."""
+        return replace(self, total=self.total - _predictions(records))
+
     def after(self, records: Sequence[Record], seconds: float) -> Progress:
         """With these records more."""
         return Progress(
-            self.tokens + sum(len(record["offset"]) for record in records),
+            self.tokens + _predictions(records),
             self.total,
             self.bytes + sum(_size(record) for record in records),
             seconds,
@@ -150,23 +154,23 @@ def label(teacher: Teacher, corpus: TokenCorpus, folder: Path, *, is_one_of_many
             if (journal := take(path)) is None:
                 continue
             with journal:
-                for records in _label_shard(labeller, corpus, shard, journal, path):
-                    done = done.after(records, time.perf_counter() - started)
-                    yield done
+                records = list(journal.replay())
+                yield (done := done.known(records))
+                for record in _label_shard(labeller, corpus, shard, journal, path, records):
+                    yield (done := done.after([record], time.perf_counter() - started))
     if not is_one_of_many:
         check_none_elsewhere(folder, plan)
 
 
 def _label_shard(
-    labeller: Labeller, corpus: TokenCorpus, shard: Planned, journal: Journal, path: Path
-) -> Iterator[list[Record]]:
-    """The records of each pass, those in the journal first and at once."""
-    records = list(journal.replay())
-    yield records[:]
+    labeller: Labeller, corpus: TokenCorpus, shard: Planned, journal: Journal, path: Path, known: Sequence[Record]
+) -> Iterator[Record]:
+    """The records of each pass that is not known."""
+    records = list(known)
     for record in labeller.passes(corpus, shard, len(records)):
         journal.append(record)
         records.append(record)
-        yield [record]
+        yield record
     labeller.write(path, records, shard)
     journal.delete()
 
@@ -250,6 +254,10 @@ def _in_order(records: Sequence[Record], shard: Planned) -> tuple[Documents, Enc
         raise AssertionError("a shard must have exactly the predictions that were planned")
     by_document = np.add.reduceat(sums[order], np.cumsum(found) - found)
     return Documents(shard.keys, found.astype(np.uint32), by_document), encoded.take(order)
+
+
+def _predictions(records: Sequence[Record]) -> int:
+    return sum(len(record["offset"]) for record in records)
 
 
 def _size(record: Record) -> int:

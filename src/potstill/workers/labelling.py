@@ -42,10 +42,11 @@ def label_with(crew: Crew, corpus: TokenCorpus, folder: Path) -> Iterator[Progre
         write_plan(folder, [shard.path.name for shard in store.shards], plan)
     started, done = None, Progress.at_start(plan)
     if plan:
-        for records in shared(crew, _Labels(corpus, store, plan), len(plan)):
+        labels = _Labels(corpus, store, plan)
+        for records in shared(crew, labels, len(plan)):
             now = time.perf_counter()
             started = now if started is None else started  # when the first worker had its teacher
-            done = done.after(records, now - started)
+            done = done.known(labels.found_since()).after(records, now - started)
             yield done
     check_none_elsewhere(folder, plan)
 
@@ -63,6 +64,12 @@ class _Labels:
 
     def __init__(self, corpus: TokenCorpus, store: Store, plan: list[Planned]) -> None:
         self._corpus, self._store, self._untouched = corpus, store, iter(plan)
+        self._begun, self._found = set[str](), list[Record]()
+
+    def found_since(self) -> list[Record]:
+        """What earlier runs left of the shards that were begun since this was asked."""
+        found, self._found = self._found, []
+        return found
 
     def hire(self, crew: Crew) -> ActorHandle:
         return crew.another(Worker, self._store.manifest, self._store.tokens_of_rank)
@@ -75,12 +82,14 @@ class _Labels:
                 return _Taken(shard, journal)
         return None
 
-    def begin(self, worker: ActorHandle, part: _Taken) -> list[Record]:
+    def begin(self, worker: ActorHandle, part: _Taken) -> None:
         records = list(part.journal.replay())
+        if part.shard.name not in self._begun:  # of a worker that died, its records are counted already
+            self._begun.add(part.shard.name)
+            self._found += records
         text = self._corpus.select(part.shard.documents)
         documents = np.arange(len(part.shard.documents))
         worker.begin.remote(text, Planned(documents, part.shard.keys, part.shard.counts), records)
-        return records
 
     def go_on(self, worker: ActorHandle, part: _Taken) -> ObjectRef:
         return worker.advance.remote(_SECONDS)

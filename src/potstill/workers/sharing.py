@@ -33,8 +33,8 @@ class Work(Protocol[Part, Sent_contra, Item]):
         """The next part; None where there is none, or others have the rest."""
         ...
 
-    def begin(self, worker: ActorHandle, part: Part) -> list[Item]:
-        """Give the part to the worker; what is there of it already."""
+    def begin(self, worker: ActorHandle, part: Part) -> None:
+        """Give the part to the worker."""
         ...
 
     def go_on(self, worker: ActorHandle, part: Part) -> ObjectRef:
@@ -116,30 +116,30 @@ class _Shift(Generic[Part, Sent_contra, Item]):
             return []
         if hand is None:
             self._deaths_before_work = 0
-            return self._give(worker)
+            self._give(worker)
+            return []
         if not self._work.is_whole(sent):
             kept = self._work.keep(hand.part, sent)
             self._turns[self._work.go_on(worker, hand.part)] = (worker, hand)
             return kept
-        known = self._give(worker)  # before the disk is waited for
+        self._give(worker)  # before the disk is waited for
         kept = self._work.keep(hand.part, sent)
         self._in_hand.remove(hand)
-        return [*kept, *known]
+        return kept
 
     def _hire(self) -> None:
         worker = self._work.hire(self._crew)
         self._turns[worker.load.remote(numbering())] = (worker, None)
 
-    def _give(self, worker: ActorHandle) -> list[Item]:
-        """The next part to this worker, or its leave; what an earlier run left of the part."""
+    def _give(self, worker: ActorHandle) -> None:
+        """The next part to this worker, or its leave."""
         hand = self._lost.pop() if self._lost else self._next()
         if hand is None:
             self._is_all_given = True
             self._crew.dismiss(worker)
-            return []
-        known = self._work.begin(worker, hand.part)
+            return
+        self._work.begin(worker, hand.part)
         self._turns[self._work.go_on(worker, hand.part)] = (worker, hand)
-        return known if hand.deaths == 0 else []
 
     def _next(self) -> _Hand[Part] | None:
         part = self._work.take()

@@ -108,8 +108,8 @@ class _Prompts:
     def take(self) -> Sequence[Prompt] | None:
         return next(self._untouched, None)
 
-    def begin(self, worker: ActorHandle, part: Sequence[Prompt]) -> list[Written]:
-        return []
+    def begin(self, worker: ActorHandle, part: Sequence[Prompt]) -> None:
+        pass
 
     def go_on(self, worker: ActorHandle, part: Sequence[Prompt]) -> ObjectRef:
         return worker.write.remote(part, {prompt.id for prompt in part if prompt.id in self._missing})

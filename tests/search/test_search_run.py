@@ -14,7 +14,7 @@ import small_search
 from transformers import AutoModelForCausalLM
 
 from potstill.errors import RecipeError, RunDirectoryError
-from potstill.recipe.searching import build_search
+from potstill.recipe.searching import build_search, check_search
 from potstill.reports.compression import write_compression
 from potstill.search import Chosen, Climbing, Decided, Redone
 from potstill.search.four_bits import in_four_bits
@@ -169,6 +169,23 @@ def test_a_recipe_with_a_student_is_refused(source, tmp_path) -> None:
     other = recipe.model_copy(update={"student": {"kind": "copy_layers", "layers": 2}})
     with pytest.raises((RecipeError, AttributeError)):
         build_search(other, tmp_path / "out", say=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "said"),
+    [
+        ("training", {"trackers": ["tensorboard"]}, "training.trackers"),
+        ("training", {"schedule": {"kind": "linear", "warmup": 0.3}}, "training.schedule"),
+        ("training", {"schedule": {"kind": "cosine", "warmup": 0.3}}, "training.schedule"),
+        ("evaluation", {"untouched": False}, "evaluation.untouched"),
+    ],
+)
+def test_what_a_search_would_ignore_is_refused(table, setting, said, tmp_path) -> None:
+    given = {"training": {"steps": 16}, "evaluation": {"tokens": 3000}}
+    recipe = small_search.recipe(tmp_path / "texts", **{table: given[table] | setting})
+    with pytest.raises(RecipeError, match=f"no place for {said}"):
+        check_search(recipe, tmp_path / "out")
+    check_search(small_search.recipe(tmp_path / "texts"), tmp_path / "out")
 
 
 def test_another_grid_of_four_bits_is_judged_and_packed_again(done, source, tmp_path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from potstill.errors import RecipeError
 from potstill.recipe.build import build_batches, build_measure, build_settings, num_steps
+from potstill.recipe.kinds import CosineTable
 from potstill.recipe.labelling import build_codec
 from potstill.recipe.number_format import dtype_of_run
 from potstill.recipe.schema import Recipe
@@ -114,6 +115,9 @@ def check_search(recipe: Recipe, out: Path) -> SearchedStudent:
         )
     ignored = {
         "training.lora": recipe.training.lora is not None,
+        "training.trackers": bool(recipe.training.trackers),
+        "training.schedule (it has its own)": recipe.training.schedule != CosineTable(),
+        "evaluation.untouched = false": not recipe.evaluation.untouched,
         "evaluation.smoothing": recipe.evaluation.smoothing,
         "evaluation.control_same_time": recipe.evaluation.control_same_time,
     }

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 
+import numpy as np
+import pytest
 from commands import Workshop
+from rich.console import Console
+
+from potstill.cli.labelling import watched
+from potstill.soft_labels import SUMS, Progress
 
 STORED = ("--set", "teacher.kind=stored")
 
@@ -136,3 +143,18 @@ def test_answers_of_a_server_come_in_with_their_text(workshop: Workshop):
     looked = workshop.run("inspect", "kept", "--recipe", "recipe.toml", *learn[2:])
     assert looked.exit_code == 0, looked.output
     assert "'z' 0.08" in looked.output
+
+
+@pytest.mark.parametrize(
+    ("counts_all", "said"),
+    [(True, "labelling: 100/1,000  10 tokens/s"), (False, "labelling: 100/500  10 tokens/s")],
+)
+def test_one_of_two_processes_has_half_of_the_work(counts_all: bool, said: str) -> None:
+    """Its passes count its own predictions, of a total that is everyone's; what a crew sends is everyone's already."""
+    done = Progress(tokens=100, total=1000, bytes=400, seconds=10.0, sums=np.zeros(len(SUMS)))
+    console = Console(file=StringIO(), width=200)
+    watched(iter([done]), 2, console, counts_all=counts_all)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert said in printed
+    assert ("90 s left" if counts_all else "40 s left") in printed
+    assert "about 50 s" in printed

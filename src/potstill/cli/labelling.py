@@ -18,6 +18,7 @@ from potstill.recipe import Recipe, build_labelling, labels_folder
 from potstill.recipe.labelling import Labelling
 from potstill.soft_labels import SUMS, Mirror, Store, copy_of, is_url, label
 from potstill.soft_labels import Progress as Done
+from potstill.soft_labels.planning import plan_of
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -62,9 +63,9 @@ def label_here(recipe: Recipe, place: Place, processes: Accelerator, console: Co
     with processes.main_process_first():
         built = build_labelling(recipe, place.folder, say=saying(console))
     passes = label(built.teacher, built.corpus, built.folder, is_one_of_many=many > 1)
-    last, seconds = _watched(place.sent(passes), many, console)
+    last, seconds = watched(place.sent(passes), many, console, counts_all=False)
     processes.wait_for_everyone()
-    _print_labelled(place, last, seconds, console)
+    _print_labelled(place, last, seconds, many, console)
 
 
 def label_shared(recipe: Recipe, place: Place, workers: int, address: str | None, console: Console) -> None:
@@ -76,13 +77,18 @@ def label_shared(recipe: Recipe, place: Place, workers: int, address: str | None
     if place.mirror is not None:
         place.mirror.fetch()
     corpus = build_labelling(recipe, place.folder, say=saying(console), is_marked_here=False).corpus
+    sharing = max(1, min(workers, len(plan_of(corpus, Store(place.folder)))))  # a shard is one worker's
     with gathered(recipe.teacher.model, workers, address, saying(console)) as crew:
-        last, seconds = _watched(place.sent(label_with(crew, corpus, place.folder)), workers, console)
-    _print_labelled(place, last, seconds, console)
+        passes = place.sent(label_with(crew, corpus, place.folder))
+        last, seconds = watched(passes, sharing, console, counts_all=True)
+    _print_labelled(place, last, seconds, 1, console)
 
 
-def _watched(passes: Iterator[Done], sharing: int, console: Console) -> tuple[Done | None, float]:
-    """(the last pass, seconds); the first becomes an estimate of all of them."""
+def watched(passes: Iterator[Done], sharing: int, console: Console, *, counts_all: bool) -> tuple[Done | None, float]:
+    """(the last pass, seconds); the first becomes an estimate of all of them.
+
+    Passes count what all of those who share the work have labelled, or only one of them: he then has an equal share to do.
+    """
     columns = (TextColumn("[bold]labelling"), BarColumn(bar_width=24), TextColumn("{task.fields[figures]}"))
     bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal)
     last, last_line, is_estimated, begun = None, 0.0, False, time.perf_counter()
@@ -93,22 +99,24 @@ def _watched(passes: Iterator[Done], sharing: int, console: Console) -> tuple[Do
                 is_estimated = True
                 console.print(_plan(done, sharing))
             last = done
-            bar.update(task, total=done.total, completed=done.tokens, figures=figures(done))
+            whole = done.total if counts_all else math.ceil(done.total / sharing)
+            bar.update(task, total=whole, completed=done.tokens, figures=figures(done))
             if done.tokens and not console.is_terminal and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
                 last_line = time.monotonic()
-                left = done.seconds / max(done.tokens, 1) * (done.total - done.tokens)
-                console.print(f"labelling: {done.tokens:,}/{done.total:,}  {figures(done)}  {left:.0f} s left")
+                left = done.seconds / done.tokens * max(0, whole - done.tokens)
+                console.print(f"labelling: {done.tokens:,}/{whole:,}  {figures(done)}  {left:.0f} s left")
     return last, time.perf_counter() - begun
 
 
-def _print_labelled(place: Place, last: Done | None, seconds: float, console: Console) -> None:
+def _print_labelled(place: Place, last: Done | None, seconds: float, processes: int, console: Console) -> None:
     store = Store(place.folder)
     if gone := store.missing_shards:
         raise StoreError(f"{len(gone)} files of {place} were not finished, {gone[0]} among them: start again")
     if last is None:
         console.print("nothing was missing")
     else:
-        console.print(f"[green]✓[/green] labelled {last.tokens:,} predictions in {_time(seconds)}  {figures(last)}")
+        by = f", as one of {processes} processes," if processes > 1 else ""
+        console.print(f"[green]✓[/green] labelled {last.tokens:,} predictions{by} in {_time(seconds)}  {figures(last)}")
     console.print(
         f"labels   [bold]{escape(str(place))}[/bold]  {store.num_documents:,} documents, {store.num_tokens:,} predictions, "
         f"{store.num_bytes / max(store.num_tokens, 1):.1f} bytes each"

@@ -121,6 +121,7 @@ def test_no_student_is_an_answer(found: Workshop) -> None:
     assert result.exit_code == 3, result.output
     said = " ".join(result.output.split())
     assert "No student on the ladder clears the bar. The nearest" in said
+    assert "where the recipe says 3: they are fixed" in said  # the one judged for the other bar counts
     assert (found.path / "run" / "report.html").exists()
 
 

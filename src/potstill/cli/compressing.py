@@ -192,16 +192,21 @@ def _print_plan(search: Search, plan: Plan, console: Console, *, claims: bool) -
         f"plan     about {plan.seconds / 60:,.0f} min, {plan.disk / 1e9:,.1f} GB of disk, {plan.memory / 1e9:,.1f} GB of memory: "
         f"{job.settings.steps:,} steps of {job.batches.rows} × {job.length} tokens for the student, two to three times as many for all"
     )
+    if claims and search.looks != job.looks:
+        console.print(
+            f"looks    {search.looks}, where the recipe says {job.looks}: they are fixed when the first candidate is judged, and those "
+            "judged for other bars count too"
+        )
     for bar in job.bars if claims else ():
         for evidence in (search.teacher_chosen_by, search.teacher_judged_by):
             check_something_to_keep(bar, evidence)
         error = expected_error(bar, search.teacher_judged_by)
         n = len(search.teacher_judged_by.answers.get(bar.metric, texts.held_out.keys))
-        needed = documents_needed(error, n, 0.02, looks=job.looks)
+        needed = documents_needed(error, n, 0.02, looks=search.looks)
         enough = "" if needed <= n else f"; to show one that is 2 points above it takes about {needed:,}"
         console.print(
-            f"claim    from {n:,} {'questions' if bar.metric not in METRICS else 'documents'} with {job.looks} looks, a student must "
-            f"truly be about {100 * margin(error, looks=job.looks):.1f} points above the bar{enough}"
+            f"claim    from {n:,} {'questions' if bar.metric not in METRICS else 'documents'} with {search.looks} looks, a student must "
+            f"truly be about {100 * margin(error, looks=search.looks):.1f} points above the bar{enough}"
         )
 
 

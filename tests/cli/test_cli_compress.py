@@ -148,6 +148,20 @@ def test_a_dry_run_trains_nothing(workshop: Workshop, texts: Path) -> None:
     assert not (texts / "run" / "candidates").exists()
 
 
+def test_minutes_are_of_one_text_and_teacher(workshop: Workshop, texts: Path) -> None:
+    (texts / "run" / "steps").mkdir(parents=True)
+    known = texts / "run" / "minutes.json"
+    said = "in 1000 minutes a student can read"
+    for of, is_timed_again in ((None, False), ("another", True)):
+        known.write_text(json.dumps({"minutes": 1000, "tokens": 96} | ({} if of is None else {"of": of})))
+        result = compress(workshop, "--keep", "agreement=1%", "--minutes", "1000", "--dry-run")
+        assert result.exit_code == 0, result.output
+        assert (said in result.output) is is_timed_again
+    known.write_text('{"minutes": 10')
+    words = ("compress", "teacher", "-d", "many.jsonl", "-k", "90%", "--minutes", "1000", "-o", "run")
+    assert "minutes.json can't be read" in workshop.refused(*words)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

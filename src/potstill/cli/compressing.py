@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
+from potstill.checks import check_of_json
 from potstill.cli.climbers import Watching, print_outcome
 from potstill.cli.deploying import deploy
 from potstill.cli.pruning import target_of
@@ -24,7 +25,7 @@ from potstill.recipe import Recipe, load_recipe
 from potstill.recipe.decode import decode_with
 from potstill.recipe.searching import build_search
 from potstill.reports.compression import write_compression
-from potstill.runs import manifest
+from potstill.runs import RunFolder, manifest
 from potstill.search import Chosen, Search, documents_needed, expected_error, margin
 from potstill.search.bar import METRICS, check_something_to_keep
 from potstill.search.findings import findings
@@ -32,7 +33,7 @@ from potstill.search.four_bits import FourBits, in_four_bits
 from potstill.search.planning import Plan, plan_of, tokens_in
 from potstill.search.timing import rates_of
 
-_TASK = "lm-eval:"
+_TASK, _MINUTES = "lm-eval:", "minutes.json"
 
 
 def recipe_of(
@@ -102,18 +103,21 @@ def run_search(
     disable_progress_bar()
     processes = Accelerator()
     console.quiet = not processes.is_main_process
-    if minutes is not None and (tokens := _tokens_of_minutes(out, minutes)) is not None:
-        recipe = shortened(recipe, tokens)
+    known, asked = _known_of_minutes(out, minutes), recipe
+    if known:
+        recipe = shortened(recipe, int(str(known["tokens"])))
     with processes.main_process_first():
         search = build_search(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
     console.print("[dim]timing a few steps …[/dim]")
     rates = rates_of(search.job)
-    if minutes is not None and _tokens_of_minutes(out, minutes) is None:
+    of = check_of_json(search.job.made_from["teacher"])
+    if minutes is not None and (not known or known.get("of", of) != of):
+        search = build_search(asked, out, say=lambda _: None) if known else search
         tokens = tokens_in(search, rates, 60 * minutes)
         console.print(f"[dim]in {minutes:g} minutes a student can read {tokens:,} tokens[/dim]")
-        search = build_search(shortened(recipe, tokens), out, say=lambda _: None)
+        search = build_search(shortened(asked, tokens), out, say=lambda _: None)
         if not dry_run:
-            search.folder.write_json("minutes.json", {"minutes": minutes, "tokens": tokens})
+            search.folder.keep_json(_MINUTES, {"minutes": minutes, "tokens": tokens, "of": of})
     plan = plan_of(search, rates)
     again = search.unsettled()
     for redone in again:
@@ -140,11 +144,12 @@ def run_search(
     return found
 
 
-def _tokens_of_minutes(out: Path, minutes: float) -> int | None:
-    """What was decided when the search began: a machine is not as fast every time it is asked."""
-    path = out / "minutes.json"
-    known = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    return int(known["tokens"]) if known.get("minutes") == minutes else None
+def _known_of_minutes(out: Path, minutes: float | None) -> dict[str, object]:
+    """What was decided when the search began, of which text and teacher: a machine is not as fast every time it is asked."""
+    if minutes is None or not (out / _MINUTES).exists():
+        return {}
+    known = RunFolder(out).read_json(_MINUTES)
+    return known if known.get("minutes") == minutes else {}
 
 
 def shortened(recipe: Recipe, tokens: int) -> Recipe:

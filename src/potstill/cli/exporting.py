@@ -250,11 +250,11 @@ def _bars(run: Path | None) -> tuple[RunBar, ...]:
     """Those of the run, where `potstill compress` set some."""
     if run is None or not (run / "scores.json").exists():
         return ()
-    found: Mapping[str, Any] = RunFolder(run).read_json("scores.json")
-    if not found.get("bars"):
-        return ()
+    found = RunFolder(run).read_json("scores.json")
+    verdicts = found["verdicts"] if found.get("bars") else []
+    assert isinstance(verdicts, list)
     names = ("metric", "least", "absolute", "value")
-    return tuple(RunBar(one["bar"], *(one[name] for name in names)) for one in found["verdicts"])
+    return tuple(RunBar(one["bar"], *(one[name] for name in names)) for one in verdicts)
 
 
 def _recovered(run: Path) -> bool:

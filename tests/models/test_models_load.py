@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from potstill.errors import MissingExtraError, ModelError
-from potstill.models import load_model, load_shape, load_tokenizer
+from potstill.models import load_model, load_shape, load_tokenizer, save_model
 
 
 @pytest.fixture
@@ -53,6 +53,22 @@ def test_a_folder_without_a_model_lists_what_it_found(tmp_path):
         load_model(tmp_path)
     with pytest.raises(ModelError, match=r"the tokenizer in .* can't be loaded"):
         load_tokenizer(tmp_path)
+
+
+def test_the_folder_of_a_run_stands_for_its_student(tmp_path):
+    (tmp_path / "recipe.toml").write_text("")
+    for load in (load_model, load_shape, load_tokenizer):
+        with pytest.raises(ModelError, match="a run that has no student yet: finish it first"):
+            load(tmp_path)
+    save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "stages" / "two" / "student")
+    with pytest.raises(ModelError, match=r"a run of stages: give the student of one, .*stages/two/student$"):
+        load_model(tmp_path)
+    save_model(tiny_model("llama", seed=1), byte_tokenizer(), tmp_path / "student")
+    expected = tiny_model("llama", seed=1).state_dict()
+    for name, weight in load_model(tmp_path).state_dict().items():
+        assert torch.equal(weight, expected[name]), name
+    assert load_shape(str(tmp_path)).config.vocab_size == tiny_model("llama").config.vocab_size
+    assert load_tokenizer(tmp_path)("ab")["input_ids"] == byte_tokenizer()("ab")["input_ids"]
 
 
 def test_another_file_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""A name becomes a model or a tokenizer: a folder, a name on the model hub, a GGUF file, or "pocket"."""
+"""A name becomes a model or a tokenizer: a folder, a run (its student), a name on the model hub, a GGUF file, or "pocket"."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 def load_model(source: str | Path, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """A language model or text classifier from a folder, a hub name or a `.gguf` file (unpacked), in evaluation mode, on the CPU.
 
-    What its config.json calls it decides: a causal or masked language model, or a classifier (`task_of`).
+    What its config.json calls it decides: a causal or masked language model, or a classifier (`task_of`). The folder of a
+    run stands for its student.
 
     Weights come from safetensors alone, and no code comes with them. Raises ModelError for a source that is missing,
     damaged, incomplete, pickled or no causal language model; MissingExtraError when a GGUF file needs the package `gguf`.
@@ -111,7 +112,7 @@ def _find(source: str | Path) -> _Place:
     if str(source) == POCKET and not os.path.exists(path):
         path = _POCKET_FOLDER
     if os.path.isdir(path):
-        return _Place(str(path))
+        return _Place(str(_student_of_run(path)))
     if os.path.isfile(path):
         if path.suffix != ".gguf":
             raise ModelError(f"{path} is a file, but not a .gguf file: give the folder that holds config.json")
@@ -121,6 +122,21 @@ def _find(source: str | Path) -> _Place:
     if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not source.endswith(".gguf"):
         return _Place(source, is_local=False)
     raise ModelError(f"there is no model at {source}: give a folder, a .gguf file or a name on the model hub")
+
+
+def _student_of_run(folder: Path) -> Path:
+    """Where the student lies, if this is the folder of a run; else the folder. ModelError for a run that has no student."""
+    if (folder / "config.json").exists():
+        return folder
+    if (folder / "student" / "config.json").exists():
+        return folder / "student"
+    if not (folder / "recipe.toml").exists():
+        return folder
+    if stages := sorted(file.parent for file in folder.glob("stages/*/student/config.json")):
+        raise ModelError(f"{folder} is a run of stages: give the student of one, {', '.join(map(str, stages))}")
+    raise ModelError(
+        f"{folder} is a run that has no student yet: finish it first (the same command goes on where it was)"
+    )
 
 
 def _kind_of(

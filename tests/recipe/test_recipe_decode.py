@@ -5,6 +5,7 @@ import pytest
 from potstill.errors import RecipeError
 from potstill.recipe import Recipe, decode, load_recipe
 from potstill.recipe.kinds import CopiedStudent, ForwardKLTable, JensenShannonTable
+from potstill.recipe.mistakes import _CALLED_ELSEWHERE, _all_places
 
 MINIMAL = """
 [teacher]
@@ -86,6 +87,9 @@ def test_a_whole_number_is_fine_where_a_number_is_asked(tmp_path: Path) -> None:
         ("schedule = { warmup = 0.1 }", 'training.schedule.kind: is missing; it is "cosine", "linear" or "constant"'),
         ("learning_rat = 0.1", "training.learning_rat: no such setting (found 0.1); did you mean `learning_rate`?"),
         ("Learning-Rate = 0.1", "training.Learning-Rate: no such setting (found 0.1); did you mean `learning_rate`?"),
+        ("lr = 0.1", "training.lr: no such setting (found 0.1); did you mean `training.learning_rate`?"),
+        ("batch-size = 4", "did you mean `training.rows`?"),
+        ("warmup_ratio = 0.1", "did you mean `training.schedule.warmup`?"),
         ("temperature = 2", "training.temperature: no such setting (found 2); did you mean `loss.temperature`?"),
         (
             "schedule = { kind = 'constant', floor = 0.1 }",
@@ -285,3 +289,9 @@ def test_integers_have_64_bits(tmp_path):
         path.write_text(text, "utf-8")
         with pytest.raises(RecipeError, match="64 bits"):
             load_recipe(path)
+
+
+def test_what_other_trainers_call_a_setting_points_to_one_that_there_is() -> None:
+    there = set(_all_places(Recipe))
+    assert set(_CALLED_ELSEWHERE.values()) <= there
+    assert not set(_CALLED_ELSEWHERE) & {place.rpartition(".")[2] for place in there}

@@ -30,6 +30,42 @@ _LIMITS = {
     "less_than": ("below", "lt"),
     "less_than_equal": ("at most", "le"),
 }
+# What other trainers call a setting, which no likeness of letters would find.
+_CALLED_ELSEWHERE = {
+    "lr": "training.learning_rate",
+    "peak_lr": "training.learning_rate",
+    "batch_size": "training.rows",
+    "per_device_train_batch_size": "training.micro_rows",
+    "micro_batch_size": "training.micro_rows",
+    "max_length": "training.length",
+    "max_len": "training.length",
+    "seq_len": "training.length",
+    "seq_length": "training.length",
+    "max_seq_len": "training.length",
+    "max_seq_length": "training.length",
+    "block_size": "training.length",
+    "context_length": "training.length",
+    "num_epochs": "training.epochs",
+    "num_train_epochs": "training.epochs",
+    "max_steps": "training.steps",
+    "num_steps": "training.steps",
+    "warmup_ratio": "training.schedule.warmup",
+    "warmup_steps": "training.schedule.warmup",
+    "lr_scheduler": "training.schedule.kind",
+    "lr_scheduler_type": "training.schedule.kind",
+    "max_grad_norm": "training.max_gradient_norm",
+    "grad_clip": "training.max_gradient_norm",
+    "save_steps": "training.checkpoint_every",
+    "report_to": "training.trackers",
+    "lora_rank": "training.lora.rank",
+    "lora_r": "training.lora.rank",
+    "lora_alpha": "training.lora.alpha",
+    "dataset": "data.source",
+    "dataset_name": "data.source",
+    "text_column": "data.columns.text",
+    "teacher_model": "teacher.model",
+    "student_model": "student.model",
+}
 _TABLE_TYPES = ("model_type", "model_attributes_type")
 
 
@@ -168,6 +204,9 @@ def _intention(path: Sequence[str], table: type[BaseModel] | None, recipe: type[
         return f"it belongs to another kind; this one has {', '.join(known)}"
     if elsewhere:
         return f"did you mean `{elsewhere[0]}`?"
+    ours = _CALLED_ELSEWHERE.get(path[-1].lower().replace("-", "_"))
+    if ours is not None and ours in _all_places(recipe):
+        return f"did you mean `{ours}`?"
     if (close := did_you_mean(path[-1], known)) is not None:
         return f"did you mean `{close}`?"
     where = f"[{'.'.join(path[:-1])}]" if path[:-1] else "the top level"

@@ -24,14 +24,14 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "mode teacher needs teacher, and was given none"),
+        ((), "mode teacher needs teacher (--teacher), and was given none"),
         (("no.gguf",), "there is no no.gguf"),
         (("http://127.0.0.1:9/v1",), "#NAME"),
         (("http://127.0.0.1:9/v1#a", "-t", "http://127.0.0.1:9/v1#a"), "--policy FILE (routed) or --mode speculative"),
         (("http://127.0.0.1:9/v1#a", "-t", "b.gguf", "--mode", "speculative"), "two GGUF files"),
         (
             ("http://127.0.0.1:9/v1#a", "-p", "policy.json"),
-            "mode routed needs student and teacher, and was given student",
+            "mode routed needs student and teacher (--teacher), and was given student",
         ),
         (("http://127.0.0.1:9/v1#a", "-p", "no.json"), "can't be read"),
         (("http://127.0.0.1:9/v1#a", "-p", "policy.json", "--mode", "student"), "in no other"),

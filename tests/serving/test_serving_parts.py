@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -138,6 +139,27 @@ def test_the_gguf_file_that_is_meant(tmp_path):
     (exported / "b.gguf").touch()
     with pytest.raises(ModelError, match=r"one of .*a\.gguf, .*b\.gguf"):
         gguf_file(str(tmp_path))
+
+
+def test_what_is_no_gguf_file_yet_comes_with_the_commands_that_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/notes/student", "models/student"):
+        Path(folder).mkdir(parents=True)
+    Path("runs/notes/recipe.toml").touch()
+    for source, said in (
+        ("runs/notes", "(potstill export runs/notes --to gguf), then give the run (runs/notes)"),
+        ("runs/notes/student/", "(potstill export runs/notes --to gguf), then give the run (runs/notes)"),
+        (
+            "models/student",
+            "(potstill export models/student --to gguf --data TEXT --out models/student-q8_0), then give models/student-q8_0",
+        ),
+        (
+            "pocket",
+            "potstill export pocket --to gguf --data standard-library --out pocket-q8_0, then give pocket-q8_0",
+        ),
+    ):
+        with pytest.raises(ModelError, match=re.escape(said)):
+            gguf_file(source)
 
 
 def test_an_answer_is_json_even_with_half_a_character():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from potstill.serving.upstreams import Upstream
 _AT_ONCE_OF_A_SERVER = 256
 # As `potstill export` leaves them in a run.
 _GGUF_OF_A_RUN = "export-*/*.gguf"
+# The word for the model that ships inside the package, which is a folder of safetensors.
+_POCKET = "pocket"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ def mode_of(
     needed = {"student": {"student"}, "teacher": {"teacher"}}.get(name, {"student", "teacher"})
     if needed != set(engines):
         have = ", ".join(engines) or "none"
-        raise RecipeError(f"mode {name} needs {' and '.join(sorted(needed))}, and was given {have}")
+        # The student is the command's first word; the teacher an option.
+        how = " (--teacher)" if "teacher" in needed - set(engines) else ""
+        raise RecipeError(f"mode {name} needs {' and '.join(sorted(needed))}{how}, and was given {have}")
     if (name == "routed") != (policy is not None):
         raise RecipeError("a policy says who answers in mode routed, and in no other: `potstill route` writes one")
     started: list[LlamaServer] = []
@@ -89,6 +94,11 @@ def gguf_file(source: str) -> Path:
     path = Path(source)
     if path.is_file():
         return path
+    if source == _POCKET and not path.exists():
+        raise ModelError(
+            f"llama.cpp runs GGUF files, and {_POCKET} is none yet: potstill export {_POCKET} --to gguf --data standard-library "
+            f"--out {_POCKET}-q8_0, then give {_POCKET}-q8_0"
+        )
     if not path.is_dir():
         raise ModelError(
             f"there is no {source}: give a GGUF file, a folder with one, a run, or http://HOST:PORT/v1#NAME"
@@ -96,12 +106,22 @@ def gguf_file(source: str) -> Path:
     found = sorted(path.glob("*.gguf")) or sorted(path.glob(_GGUF_OF_A_RUN))
     if not found:
         raise ModelError(
-            f"{source} holds no GGUF file, which llama.cpp runs: write one (potstill export {source} --to gguf), or give the "
-            "address of a server that runs it (http://HOST:PORT/v1#NAME)"
+            f"{source} holds no GGUF file, which llama.cpp runs: {_export_of(path)}, or give the address of a server that runs it "
+            "(http://HOST:PORT/v1#NAME)"
         )
     if len(found) > 1:
         raise ModelError(f"{source} holds {len(found)} GGUF files: give one of {', '.join(map(str, found))}")
     return found[0]
+
+
+def _export_of(folder: Path) -> str:
+    """The commands that make a GGUF file of the model there, and serve it."""
+    folder = Path(os.path.normpath(folder))
+    run = folder.parent if folder.name == "student" and (folder.parent / "recipe.toml").exists() else folder
+    if (run / "recipe.toml").exists():
+        return f"write one (potstill export {run} --to gguf), then give the run ({run})"
+    out = folder.with_name(f"{folder.name}-q8_0")
+    return f"write one (potstill export {folder} --to gguf --data TEXT --out {out}), then give {out}"
 
 
 def _engine(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from potstill.cli.console import next_step
 from potstill.reports.sentences import advice_on, compression_verdict
 from potstill.runs import Stage
 from potstill.search import Climbing, Decided, Ladder, Redone, Search
@@ -111,7 +113,7 @@ def table_of(ladder: Ladder, search: Search, *, now: str = "") -> Table:
     return table
 
 
-def print_outcome(found: Mapping[str, Any], speeds: Mapping[str, Any], out: object, console: Console) -> None:
+def print_outcome(found: Mapping[str, Any], speeds: Mapping[str, Any], out: Path, console: Console) -> None:
     """The verdict in a sentence, the student beside its controls, and where it lies."""
     sizes = found["sizes"]
     share = sizes["distilled"]["non_embedding"] / sizes["teacher"]["non_embedding"]
@@ -145,6 +147,7 @@ def print_outcome(found: Mapping[str, Any], speeds: Mapping[str, Any], out: obje
     if advice := advice_on(found):
         console.print(f"advice   {escape(advice)}")
     console.print(f"report   [bold]{escape(str(out))}/report.html[/bold]")
+    console.print(escape(next_step(out)), soft_wrap=True)
 
 
 def _cell(verdict: Mapping[str, Any] | None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from pathlib import Path
 
 from rich.console import Console
 
@@ -13,3 +15,9 @@ def new_console() -> Console:
     """Standard output. COLUMNS goes before what is found out."""
     found = Console()
     return found if found.is_terminal or "COLUMNS" in os.environ else Console(width=_WIDTH_OF_A_FILE)
+
+
+def next_step(run: Path) -> str:
+    """What to type once a student that writes lies in the run."""
+    place = shlex.quote(str(run))
+    return f"next     potstill export {place} --to gguf   (then: potstill serve {place})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -114,6 +115,8 @@ def export_and_measure(
         )
     for engine, line in lines.items():
         console.print(f"{engine:<13}{escape(line)}", soft_wrap=True)
+    if wanted.format == "gguf":
+        console.print(f"serve        potstill serve {escape(shlex.quote(str(folder)))}", soft_wrap=True)
     console.print(f"page         [bold]{escape(str(folder / 'README.md'))}[/bold]")
     return judged.good
 

@@ -53,6 +53,8 @@ def route(
     ] = None,
 ) -> None:
     """Calibrate who answers: easy queries the student, hard ones the teacher, with a promise of quality; writes policy.json."""
+    import shlex
+
     from rich.console import Console
 
     from potstill.cli.console import new_console
@@ -66,4 +68,12 @@ def route(
         fit_share=share_of(fit, "--fit"),
     )
     answers = Answers(student, teacher, judge.value, how, chat, new_tokens, rows, key_from)
-    route_queries(queries, out, answers, wanted, cost_of(cost), new_console(), Console(stderr=True))
+    console = new_console()
+    route_queries(queries, out, answers, wanted, cost_of(cost), console, Console(stderr=True))
+    served = shlex.join([student or "STUDENT", "--teacher", teacher or "TEACHER", "--policy", str(out / "policy.json")])
+    console.print(
+        f"next     potstill serve {served}   (both as GGUF files, exported runs or servers)",
+        soft_wrap=True,
+        markup=False,
+        highlight=False,
+    )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
+from potstill.cli.console import next_step
 from potstill.cli.tables import print_scores
 from potstill.cli.watching import Watching
 from potstill.data import preview
@@ -64,6 +65,8 @@ def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
             "students that learned are of their weights so rounded"
         )
     console.print(f"report   [bold]{escape(str(out / 'report.html'))}[/bold]")
+    if task_of(built.job.teacher.model) == "causal":
+        console.print(escape(next_step(out)), soft_wrap=True)
     return scores
 
 

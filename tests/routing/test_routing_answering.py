@@ -130,6 +130,12 @@ def test_a_query_that_is_too_long_is_answered_wrongly(tmp_path: Path):
     assert found.signals[7] == signals_of(())
 
 
+def test_rows_of_other_columns_are_told_what_columns_are_called(tmp_path):
+    (tmp_path / "q.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    with pytest.raises(DataError, match=r"has columns 'question', 'answer'.* needs 'prompt'.* Name the columns so"):
+        read_queries(tmp_path / "q.jsonl")
+
+
 def test_the_command_goes_on_after_a_kill(workshop: Workshop):
     write_queries(workshop.path / "q.jsonl", answer="odd")
     tiny_llama(seed=3).save_pretrained("student")
@@ -152,7 +158,10 @@ def test_the_command_goes_on_after_a_kill(workshop: Workshop):
     )
     first = workshop.run(*command)
     assert first.exit_code == 2, first.output  # random models get nothing right
-    assert "teacher gets no query right" in first.stderr
+    said = " ".join(first.stderr.split())
+    assert "teacher gets no query right" in said
+    assert "out/answers/teacher.jsonl" in said
+    assert "--judge, now regex" in said
     journal = workshop.path / "out" / "answers" / "student.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     assert len(lines) == 61
@@ -160,6 +169,8 @@ def test_the_command_goes_on_after_a_kill(workshop: Workshop):
     write_queries(workshop.path / "q.jsonl")  # the same prompts; now the teacher is right
     again = workshop.run(*command)
     assert again.exit_code == 0, again.output
+    assert "AUROC nan" not in again.output
+    assert "next potstill serve student --teacher teacher --policy out/policy.json" in " ".join(again.output.split())
     assert "31 queries answered" in again.output
     assert "29 were there already" in again.output
     assert sorted(json.loads(line)["id"] for line in journal.read_bytes().splitlines()[1:]) == sorted(

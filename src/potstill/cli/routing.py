@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from potstill.cli.labelling import saying
 from potstill.data import Judging, judge_of
-from potstill.errors import RecipeError, RunDirectoryError, ServerError
+from potstill.errors import DataError, RecipeError, RunDirectoryError, ServerError
 from potstill.reports import Table as Figures
 from potstill.reports import write_report
 from potstill.reports.markdown import write_markdown
@@ -175,6 +176,11 @@ def _asked(
             seconds.append(totals(prompts, journal).seconds / len(prompts))
         say("judging")
         found = scored(queries, journals[0], journals[1], judge_of(answers.judging, answers.how))
+    if not found.teacher.any():
+        raise DataError(
+            f"the teacher gets no query right: no share of its quality can be promised. Look at its answers "
+            f"({out / 'answers' / 'teacher.jsonl'}), and at how they are judged (--judge, now {answers.judging})"
+        )
     return (
         found,
         Asked("choice" if is_choice else "written", *words),
@@ -305,7 +311,9 @@ def _print(found: Calibrated, out: Path, console: Console, costs: Costs | None, 
     style = "green" if found.policy.threshold is not None else "yellow"
     console.print(f"\n[{style}]{escape(sentence(found))}[/{style}]")
     best = found.qualities[0]
-    console.print(f"gone by  {best.name}: AUROC {best.auroc:.3f}, calibration error {best.ece:.3f}")
+    # Where the student is as good on every query, or on none, nothing is ranked.
+    ranked = f"AUROC {best.auroc:.3f}, " if math.isfinite(best.auroc) else ""
+    console.print(f"gone by  {best.name}: {ranked}calibration error {best.ece:.3f}")
     if found.num_repeated:
         console.print(f"[dim]left out: {found.num_repeated:,} queries that were asked already[/dim]")
     if found.untried:

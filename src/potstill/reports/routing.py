@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from potstill.reports.page import Card, Cell, Chart, Curve, Page, Row, Table, share_cell
@@ -136,7 +137,11 @@ def _mixed(share: float, student: float, teacher: float) -> list[Cell]:
 
 def _signals(found: Calibrated) -> Table:
     rows = [
-        Row(IN_WORDS[one.name], [Cell(f"{one.auroc:.3f}"), Cell(f"{one.ece:.3f}")], is_highlighted=place == 0)
+        Row(
+            IN_WORDS[one.name],
+            [Cell(f"{one.auroc:.3f}" if math.isfinite(one.auroc) else "–"), Cell(f"{one.ece:.3f}")],
+            is_highlighted=place == 0,
+        )
         for place, one in enumerate(found.qualities)
     ]
     note = (

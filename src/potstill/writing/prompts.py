@@ -101,7 +101,8 @@ def _bare(row: Mapping[str, object], columns: PromptColumns, where: str) -> str 
     if not isinstance(text, str):
         raise DataError(
             f"{where} has columns {', '.join(map(repr, row)) or 'none'}, and a prompt needs {columns.prompt!r} (a text) or "
-            f'{columns.messages!r}. Say which hold what in [prompts.columns], as in prompt = "question"'
+            f"{columns.messages!r}. Name the columns so; a recipe (`potstill write`) may say instead which hold what, [prompts.columns]: "
+            'prompt = "question"'
         )
     return text
 

@@ -47,6 +47,14 @@ def test_a_hub_name_that_cant_be_reached_says_so():
         load_tokenizer("org/nothing")
 
 
+def test_a_slip_of_pocket_is_named_before_the_hub_is_asked():
+    for slip in ("pockt", "Pocket", "pocket2"):
+        with pytest.raises(ModelError, match=f"no folder {slip}: did you mean pocket"):
+            load_tokenizer(slip)
+    with pytest.raises(ModelError, match="the model hub gave no tokenizer"):
+        load_tokenizer("org/pockt")
+
+
 def test_a_folder_without_a_model_lists_what_it_found(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ModelError, match=r"has no config.json \(found notes.txt\)"):

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import cast
 
@@ -120,6 +121,11 @@ def _find(source: str | Path) -> _Place:
             raise MissingExtraError("gguf", extra="gguf", purpose=f"Reading {path}")
         return _Place(str(path.parent), path.name)
     if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not source.endswith(".gguf"):
+        # Before the hub is asked, which may not be there: its names have an owner in front, but for a few of old.
+        if get_close_matches(source.lower(), [POCKET], cutoff=0.8):
+            raise ModelError(
+                f"there is no folder {source}: did you mean {POCKET}, the model that potstill brings along?"
+            )
         return _Place(source, is_local=False)
     raise ModelError(f"there is no model at {source}: give a folder, a .gguf file or a name on the model hub")
 

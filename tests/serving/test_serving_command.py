@@ -12,7 +12,7 @@ import pytest
 from commands import Workshop
 from doors import policy, saved
 from fake_engine import engine
-from processes import free_port, served
+from doors_alone import free_port, served
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from doors import policy, saved
 from fake_engine import engine
-from processes import engine_process, free_port, served
+from doors_alone import engine_process, free_port, served
 
 EASY, HARD = "an easy question", "a hard question"
 

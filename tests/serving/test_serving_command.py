@@ -11,8 +11,8 @@ import httpx
 import pytest
 from commands import Workshop
 from doors import policy, saved
-from fake_engine import engine
 from doors_alone import free_port, served
+from fake_engine import engine
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 from doors import policy, saved
-from fake_engine import engine
 from doors_alone import engine_process, free_port, served
+from fake_engine import engine
 
 EASY, HARD = "an easy question", "a hard question"
 

@@ -21,8 +21,7 @@ from potstill.data import prompts_of, read_documents, read_records, tokenize
 from potstill.drafts import Costs, EngineRounds, Prompted, Rate, Trial, engine_rounds, measure_costs, speedup, try_draft
 from potstill.errors import DataError, MissingExtraError, ModelError, RecipeError, RunDirectoryError, VocabularyError
 from potstill.evaluation.measuring import written_whole
-from potstill.models import check_context, ends_of, head_of, load_model, load_tokenizer, size_of, task_of
-from potstill.models.generating import held_in
+from potstill.models import check_context, ends_of, head_of, hold_in_, load_model, load_tokenizer, size_of, task_of
 from potstill.reports import write_report
 from potstill.reports.drafting import draft_page, words
 from potstill.runs import manifest
@@ -71,8 +70,7 @@ def run_draft(teacher_name: str, student_name: str, source: str, out: Path, want
         for model in (teacher, student):  # heads of one family are padded differently, and padding is never drafted
             if head_of(model).num_tokens > prompted.size:
                 model.resize_token_embeddings(prompted.size)
-        dtype = getattr(torch, wanted.dtype)
-        teacher, student = (one if one.dtype == dtype else held_in(one, dtype) for one in (teacher, student))
+            hold_in_(model, getattr(torch, wanted.dtype), rounds=True)
     console.print(
         f"prompts  {len(prompted.prompts):,} from {escape(source)}, up to {prompted.new_tokens} tokens written after each"
     )

@@ -215,7 +215,7 @@ def _answerer(
     # Not where it lies: a model that was moved goes on with the same journal.
     identity = {"fingerprint": fingerprint, "tokenizer": fingerprint_of_tokenizer(tokenizer), **asked}
     dtype = hold_as_begun_(loaded, "auto", begun.get("dtype"))
-    if "dtype" in begun or not begun:  # journals of before 0.1 don't say theirs
+    if "dtype" in begun or not begun:  # a journal that doesn't say its own goes on as it is
         identity["dtype"] = dtype
     here = on_this_device(loaded)
     if choices:

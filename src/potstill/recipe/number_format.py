@@ -35,7 +35,7 @@ def dtype_of_run(wanted: str, folder: RunFolder, say: Say) -> torch.dtype:
 def hold_as_begun_(model: PreTrainedModel, wanted: str, begun: object, *, rounds: bool = False) -> str:
     """Hold the weights in the number format in which labels or text were begun (None: they begin now); its name.
 
-    Weights that would lose something stay as they are (`hold_in_`); with `rounds`, only where the format was not asked for by name.
+    Weights that would lose something stay as they are, except with `rounds` in a format that was asked for by name.
     """
     import torch
 

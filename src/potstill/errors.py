@@ -63,4 +63,4 @@ class MissingExtraError(PotstillError, ImportError):
     """An optional package is needed for what was asked."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}: pip install 'potstill[{extra}]'")
+        super().__init__(f"{purpose} needs the package {package!r}: in a clone of potstill, pip install '.[{extra}]'")

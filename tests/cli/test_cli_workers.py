@@ -66,11 +66,11 @@ def test_without_ray_the_extra_is_named(workshop, monkeypatch):
     assert find_spec("ray") is None
     with pytest.raises(MissingExtraError):
         check_ray()
-    assert "pip install 'potstill[ray]'" in workshop.refused("label", "recipe.toml", "--workers", "2")
+    assert "pip install '.[ray]'" in workshop.refused("label", "recipe.toml", "--workers", "2")
     (workshop.path / "w.toml").write_text(
         '[writer]\nkind = "local"\nmodel = "teacher"\n[prompts]\nsource = "text.jsonl"\n'
     )
-    assert "pip install 'potstill[ray]'" in workshop.refused("write", "w.toml", "--workers", "2")
+    assert "pip install '.[ray]'" in workshop.refused("write", "w.toml", "--workers", "2")
     assert not (workshop.path / "runs").exists()
 
 

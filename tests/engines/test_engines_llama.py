@@ -94,7 +94,7 @@ def test_what_it_cannot_run_is_refused(file, tmp_path, monkeypatch):
     with pytest.raises(ModelError, match=r"can't run .*half.gguf"):
         LlamaServer(tmp_path / "half.gguf").start()
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"potstill\[llama\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[llama\]'"):
         LlamaServer(file).start()
 
 

@@ -142,7 +142,7 @@ def test_what_cannot_be_said_is_refused(tmp_path, monkeypatch):
     assert kind_named("Q8_0") == "q8_0"
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"potstill\[llama\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[llama\]'"):
         save_gguf(llama, byte_level(), path, "f16")
 
 

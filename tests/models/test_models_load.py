@@ -198,7 +198,7 @@ def test_a_padding_token_of_its_own_is_kept(tmp_path):
 def test_gguf_without_its_package_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"potstill\[gguf\]"):
+    with pytest.raises(MissingExtraError, match=r"'\.\[gguf\]'"):
         load_model(tmp_path / "model.gguf")
 
 

@@ -180,7 +180,7 @@ def test_what_can_not_be_gone_by(monkeypatch):
     with pytest.raises(DataError, match="no signal is there for all"):
         calibrate(mixed, ASKED)
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with pytest.raises(MissingExtraError, match=r"potstill\[route\]"):
+    with pytest.raises(MissingExtraError, match=r"clone of potstill, pip install '\.\[route\]'"):
         calibrate(queries, ASKED, Wanted(by="classifier"))
 
 

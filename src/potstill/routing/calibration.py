@@ -193,7 +193,7 @@ def _fitted(
     found = [fit_signal(name, columns[name], good) for name in SIGNALS if name in columns]
     untried = ""
     if by != CLASSIFIER and find_spec("sklearn") is None:
-        untried = "scikit-learn is not installed: pip install 'potstill[route]'"
+        untried = "scikit-learn is not installed: in a clone of potstill, pip install '.[route]'"
     else:
         try:
             found.append(fit_classifier(columns, good))

@@ -61,6 +61,29 @@ def test_check_trains_nothing_and_says_what_would_be(workshop: Workshop):
     assert not (workshop.path / "runs").exists()
 
 
+def test_check_says_how_often_the_text_is_read(workshop: Workshop):
+    few = " ".join(workshop.run("check", "recipe.toml").output.split())
+    assert "epochs about" in few
+    assert "again and again" not in few
+    many = " ".join(workshop.run("check", "recipe.toml", "-s", "training.tokens=5_000_000").output.split())
+    assert "the text is read again and again" in many
+    assert "training.epochs = 4" in many
+    assert "epochs about" not in workshop.run("check", "recipe.toml", "-s", "training.epochs=2").output
+
+
+def test_check_counts_what_it_takes_to_see_what_matters(workshop: Workshop):
+    pruned = 'student={kind="prune", to=0.7, tokens=500}'
+    assert "(student.tokens)" in workshop.run("check", "recipe.toml", "-s", pruned).output
+    assert "(student.tokens)" not in workshop.run("check", "recipe.toml").output
+
+
+def test_check_prints_nothing_but_the_mistake(workshop: Workshop):
+    for change in ("teacher.model=./nothing", "data.source=nothing.jsonl", "training.length=100000"):
+        result = workshop.run("check", "recipe.toml", "-s", change)
+        assert result.exit_code == 2
+        assert result.stdout == "", result.stdout
+
+
 def test_preview_shows_the_text(workshop: Workshop):
     result = workshop.run("preview", "recipe.toml", "--documents", "2", "--tokens", "500")
     assert result.exit_code == 0, result.output
@@ -72,6 +95,8 @@ def test_evaluate_scores_alone_and_beside_a_teacher(workshop: Workshop):
     alone = workshop.run("evaluate", "teacher", "--data", "text.jsonl", "--length", "24")
     assert alone.exit_code == 0, alone.output
     assert "perplexity" in alone.output
+    assert "reading text.jsonl …" in alone.output
+    assert "measuring teacher on " in alone.output
     beside = workshop.run("evaluate", "teacher", "-d", "text.jsonl", "-t", "teacher", "--length", "24", "-o", "s.json")
     assert beside.exit_code == 0, beside.output
     assert "keeps 100.0%" in beside.output

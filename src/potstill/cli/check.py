@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from potstill.recipe import Recipe
 
 _ENOUGH_DOCUMENTS = 200
+# Read more often than that (compress's default), a text begins to be learned by heart.
+_OFTEN = 4
 
 
 def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
@@ -29,17 +31,10 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
 
     decoded = load_recipe(recipe, sets=sets or [])
     console = new_console()
-    console.print(Syntax(recipe_toml(decoded), "toml", background_color="default"))
     teacher = load_shape(decoded.teacher.model)
     student = build_shape(decoded.student, teacher)
-    for name, model in (("teacher", teacher), ("student", student)):
-        size = size_of(model)
-        console.print(
-            f"{name}  {type(model).__name__}, {model.config.num_hidden_layers} layers of width {model.config.hidden_size}: "
-            f"{size.total / 1e6:,.2f} M parameters, {size.non_embedding / 1e6:,.2f} M of them not embeddings"
-        )
     check_trackers(decoded.training.trackers)
-    _print_labels(decoded, console)
+    labels = _labels(decoded)
     for model in (teacher, student):
         check_context(model, decoded.training.length)
     size, tokenizer = shared_tokenizer(decoded, teacher, student)
@@ -52,7 +47,18 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
         most=_ENOUGH_DOCUMENTS,
     )
     training = decoded.training
-    report = build_batches(training, task_of(teacher), tokenizer, corpus).report
+    batches = build_batches(training, task_of(teacher), tokenizer, corpus)
+    report = batches.report
+    # A mistake is the one thing to read, where there is one: nothing is printed before everything is decoded, built and read.
+    console.print(Syntax(recipe_toml(decoded), "toml", background_color="default"))
+    for name, model in (("teacher", teacher), ("student", student)):
+        size = size_of(model)
+        console.print(
+            f"{name}  {type(model).__name__}, {model.config.num_hidden_layers} layers of width {model.config.hidden_size}: "
+            f"{size.total / 1e6:,.2f} M parameters, {size.non_embedding / 1e6:,.2f} M of them not embeddings"
+        )
+    if labels:
+        console.print(labels)
     more = " (more were not read)" if len(corpus) == _ENOUGH_DOCUMENTS else ""
     console.print(
         f"text     {report.documents:,} documents{more}: {report.tokens:,} tokens, {report.counted_tokens:,} learned from, "
@@ -63,6 +69,10 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
         tokens = training.steps * training.rows * training.length
     elif training.epochs is not None and not more:
         tokens = round(training.epochs * report.rows * training.length)
+    if tokens is not None and not more and training.epochs is None and training.on_policy is None:
+        learned = 1 - decoded.data.held_out - decoded.data.search
+        epochs = tokens / (learned * batches.steps_per_epoch * training.rows * training.length)
+        console.print(_epochs(epochs))
     _print_estimate(decoded, teacher, student, tokens, console)
 
 
@@ -87,7 +97,9 @@ def _print_estimate(
         + ", ".join(f"{_bytes(value)} {name}" for name, value in found.memory.items())
         + f": {_bytes(sum(found.memory.values()))}"
     )
-    if tokens is not None:
+    if tokens:
+        looked_at = decoded.student.tokens if decoded.student.kind == "prune" else 0
+        looking = looked_at * (found.seconds_soft - found.seconds_hard) / tokens
         console.print(
             f"time     about {_time(found.seconds_soft)} for {tokens:,} tokens with the teacher here"
             + (f", and {_time(found.seconds_hard)} for the control" if decoded.evaluation.control else "")
@@ -96,6 +108,7 @@ def _print_estimate(
                 if gate is not None
                 else ""
             )
+            + (f", and {_time(looking)} to see what matters in the teacher (student.tokens)" if looked_at else "")
             + ("; writing comes on top" if training.on_policy is not None else "")
             + ("; other teachers come on top" if decoded.teacher.mixture is not None else "")
             + ("; of one stage" if decoded.stages is not None else "")
@@ -112,13 +125,29 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _print_labels(recipe: Recipe, console: Console) -> None:
+def _epochs(epochs: float) -> str:
+    """How often the text is read, and what to do where that is too often."""
+    number = f"{epochs:,.2f}" if epochs < 10 else f"{epochs:,.0f}"
+    if epochs <= _OFTEN:
+        return f"epochs   about {number}"
+    return (
+        f"epochs   about {number}: the text is read again and again, and begins to be learned by heart; give more of it, or read it less "
+        f"often (training.epochs = {_OFTEN} in place of tokens or steps)"
+    )
+
+
+def _labels(recipe: Recipe) -> str:
     """What is stored, where the recipe learns from that. Raises where it can't serve the loss."""
+    from rich.markup import escape
+
     from potstill.recipe import build_measure
     from potstill.recipe.labelling import open_store
     from potstill.teachers import check_serves
 
-    if recipe.teacher.kind == "stored":
-        store = open_store(recipe, Path("runs") / recipe.name)
-        check_serves(store, build_measure(recipe.loss))
-        console.print(f"labels   {store.num_documents:,} documents, {store.num_tokens:,} predictions in {store.folder}")
+    if recipe.teacher.kind != "stored":
+        return ""
+    store = open_store(recipe, Path("runs") / recipe.name)
+    check_serves(store, build_measure(recipe.loss))
+    return (
+        f"labels   {store.num_documents:,} documents, {store.num_tokens:,} predictions in {escape(str(store.folder))}"
+    )

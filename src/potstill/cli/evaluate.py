@@ -44,6 +44,7 @@ def evaluate(
             f"there is no folder {out.parent} to write the scores to: make it, or choose another (--out)"
         )
     console = new_console()
+    console.print(f"[dim]reading {escape(data)} …[/dim]")
     tokenizer = load_tokenizer(model)
     classes = classes_of(load_shape(model))
     corpus = tokenize(read_documents(data, tokenizer=tokenizer), tokenizer, classes=classes)
@@ -53,6 +54,9 @@ def evaluate(
             raise DataError(
                 f"none of the documents in {data} is in the held-out share of {held_out:g}: raise --held-out"
             )
+    beside = "" if teacher is None else f" and its teacher {escape(teacher)}"
+    read = min(tokens, corpus.num_tokens)
+    console.print(f"[dim]measuring {escape(model)}{beside} on {read:,} tokens in contexts of {length:,} …[/dim]")
     scores = score_model(model, corpus, tokenizer=tokenizer, teacher_source=teacher, tokens=tokens, length=length)
     print_scores(scores, console)
     if out is not None:

@@ -71,7 +71,11 @@ def test_labels_that_do_not_fit_are_refused(workshop: Workshop):
     assert "of another kind" in workshop.refused("label", "recipe.toml", "--out", "kept", "--set", "labels.tau=0.1")
     assert "holds no soft labels" in workshop.refused("inspect", "teacher")
     (workshop.path / "text.jsonl").write_text((workshop.path / "text.jsonl").read_text().replace("odd", "uneven"))
-    assert "have no labels in kept" in workshop.refused(*use, "--out", "other")
+    pruned = 'student={kind="prune", to=0.7, tokens=500}'
+    other = workshop.run(*use, "--set", pruned, "--out", "other")
+    assert other.exit_code == 2
+    assert "have no labels in kept" in other.stderr
+    assert "measuring what matters" not in other.output  # what takes minutes comes behind what can be refused
 
 
 def test_a_dry_run_estimates_and_leaves_nothing(workshop: Workshop):

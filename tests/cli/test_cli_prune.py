@@ -89,7 +89,7 @@ def test_a_pruned_student_in_a_recipe_and_its_mistakes(workshop: Workshop):
     assert checked.exit_code == 0, checked.output
     result = workshop.run("distill", "recipe.toml", "--set", student, "--out", "run")
     assert result.exit_code == 0, result.output
-    assert "measuring what matters" in result.output
+    assert "measuring what matters in the teacher, on up to 500 tokens" in result.output
     made = AutoModelForCausalLM.from_pretrained(workshop.path / "run" / "student")
     teacher = AutoModelForCausalLM.from_pretrained(workshop.path / "teacher")
     assert made.config.num_hidden_layers == 3

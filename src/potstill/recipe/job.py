@@ -66,7 +66,8 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     folder = RunFolder.open(out, recipe_toml(recipe), identity)
     corpus = corpus_of_run(recipe, folder, model, tokenizer, size, say)
     batches, held_out = learned_and_held_out(recipe, task_of(model), tokenizer, corpus)
-    training = recipe.training
+    training, measure = recipe.training, build_measure(recipe.loss)
+    stored = _stored(recipe, out, task_of(model), batches.corpus, measure, identity)
     importance, lineage = _importance(recipe, folder, model, batches.corpus, say)
     features = build_features(recipe.loss, model, student, lineage)
     dtype = dtype_of_run(recipe.training.dtype, folder, say)
@@ -76,8 +77,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
     steps = num_steps(training, tokens_per_step=per_step, steps_per_epoch=batches.steps_per_epoch)
     translated = build_translated(recipe, model, student, tokenizer) if recipe.teacher.kind == "translated" else None
     live = LiveTeacher(model, size=size) if translated is None else translated.live
-    measure = build_measure(recipe.loss)
-    marker = translated or _marker(recipe, out, live, batches.corpus, measure, features, identity)
+    marker = translated or stored or _live(live, features)
     if recipe.teacher.mixture is not None:
         marker = build_mixture(recipe, out, marker, others, batches.corpus, identity, dtype)
     job = Job(
@@ -150,26 +150,26 @@ def _facts(job: Job) -> dict[str, object]:
     }
 
 
-def _marker(
-    recipe: Recipe,
-    out: Path,
-    live: LiveTeacher,
-    corpus: TokenCorpus,
-    measure: SoftLabelLoss,
-    features: FeatureLoss | None,
-    identity: dict[str, str],
-) -> Teacher:
-    """The teacher itself, or what it said of this corpus, where the recipe has that stored."""
-    from potstill.models import task_of
-    from potstill.recipe.labelling import check_is_teacher, open_store
-    from potstill.teachers import LiveTeacher, StoredTeacher
+def _live(live: LiveTeacher, features: FeatureLoss | None) -> LiveTeacher:
+    """The teacher itself, with the layers and attention that the features compare."""
+    from potstill.teachers import LiveTeacher
 
-    if recipe.teacher.kind == "live":
-        if features is None:
-            return live
-        layers, attention = features.teacher_layers, features.teacher_attention
-        return LiveTeacher(live.model, size=live.num_tokens, layers=layers, attention=attention)
-    check_stored(recipe, task_of(live.model))
+    if features is None:
+        return live
+    layers, attention = features.teacher_layers, features.teacher_attention
+    return LiveTeacher(live.model, size=live.num_tokens, layers=layers, attention=attention)
+
+
+def _stored(
+    recipe: Recipe, out: Path, task: str, corpus: TokenCorpus, measure: SoftLabelLoss, identity: dict[str, str]
+) -> Teacher | None:
+    """What the teacher said of this corpus, where the recipe has that on disk."""
+    from potstill.recipe.labelling import check_is_teacher, open_store
+    from potstill.teachers import StoredTeacher
+
+    if recipe.teacher.kind != "stored":
+        return None
+    check_stored(recipe, task)
     store = open_store(recipe, out)
     check_is_teacher(store, identity["teacher"])
     return StoredTeacher(store, corpus, tokenizer=identity["tokenizer"], measure=measure)
@@ -213,7 +213,7 @@ def _importance(
         found = Importance.load(kept)
     else:
         if recipe.student.kind == "prune":
-            say("measuring what matters in the teacher")
+            say(f"measuring what matters in the teacher, on up to {recipe.student.tokens:,} tokens (student.tokens)")
         found = build_importance(recipe.student, on_this_device(model), corpus, recipe.training.length)
         if found is not None and folder.is_written_here:
             found.save(kept)

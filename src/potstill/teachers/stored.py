@@ -49,7 +49,7 @@ class StoredTeacher:
             why = f" ({len(gone)} of its files are missing, {gone[0]} among them)" if gone else ""
             raise StoreError(
                 f"{missing:,} of {len(corpus):,} documents of the text have no labels in {store.folder}{why}: run `potstill label` "
-                "again, it adds what is missing"
+                "again with this run's recipe and settings, it adds what is missing"
             )
 
     def label(self, batch: Batch) -> DenseTargets | SparseTargets:

@@ -81,3 +81,19 @@ def test_what_makes_no_sense_is_refused(workshop: Workshop):
     (workshop.path / "empty.jsonl").write_text("\n")
     assert "holds no rows" in workshop.refused(*DRAFT, "--prompts", "empty.jsonl", "--out", "draft")
     assert "nowhere.jsonl" in workshop.refused(*DRAFT, "--prompts", "nowhere.jsonl", "--out", "draft")
+    assert not (workshop.path / "draft").exists()
+
+
+def test_tokenizers_are_compared_before_weights_are_read(workshop: Workshop):
+    AutoModelForCausalLM.from_pretrained("teacher").save_pretrained("stranger")
+    byte_tokenizer().save_pretrained("stranger")
+    spelling = workshop.path / "stranger" / "tokenizer.json"
+    table = json.loads(spelling.read_text())
+    vocabulary = table["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    spelling.write_text(json.dumps(table))
+    (workshop.path / "stranger" / "model.safetensors").write_bytes(b"nothing that loads")
+    said = workshop.refused("draft", "teacher", "stranger", *DRAFT[3:], "--prompts", "text.jsonl", "--out", "draft")
+    assert "differ first" in said
+    assert "safetensors" not in said
+    assert not (workshop.path / "draft").exists()

@@ -21,7 +21,17 @@ from potstill.data import prompts_of, read_documents, read_records, tokenize
 from potstill.drafts import Costs, EngineRounds, Prompted, Rate, Trial, engine_rounds, measure_costs, speedup, try_draft
 from potstill.errors import DataError, MissingExtraError, ModelError, RecipeError, RunDirectoryError, VocabularyError
 from potstill.evaluation.measuring import written_whole
-from potstill.models import check_context, ends_of, head_of, hold_in_, load_model, load_tokenizer, size_of, task_of
+from potstill.models import (
+    check_context,
+    ends_of,
+    head_of,
+    hold_in_,
+    load_model,
+    load_shape,
+    load_tokenizer,
+    size_of,
+    task_of,
+)
 from potstill.reports import write_report
 from potstill.reports.drafting import draft_page, words
 from potstill.runs import manifest
@@ -58,14 +68,16 @@ def run_draft(teacher_name: str, student_name: str, source: str, out: Path, want
     set_verbosity_error()  # transformers warns of its own call of itself
     lengths = _lengths(wanted)
     _check(wanted)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunDirectoryError(f"can't make the folder {out}: {error.strerror or error}") from error
     with console.status("loading …"):
+        tokenizer, students = load_tokenizer(teacher_name), load_tokenizer(student_name)
+        shapes = load_shape(teacher_name), load_shape(student_name)
+        size = _shared_size(*shapes, tokenizer, students, wanted)
         teacher, student = load_model(teacher_name), load_model(student_name)
-        tokenizer = load_tokenizer(teacher_name)
-        prompted = _prompted(source, teacher, student, tokenizer, load_tokenizer(student_name), wanted)
+        prompted = _prompted(source, teacher, student, tokenizer, size, wanted)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(f"can't make the folder {out}: {error.strerror or error}") from error
         sizes = {"teacher": asdict(size_of(teacher)), "student": asdict(size_of(student))}
         for model in (teacher, student):  # heads of one family are padded differently, and padding is never drafted
             if head_of(model).num_tokens > prompted.size:
@@ -139,20 +151,30 @@ def _lengths(wanted: Wanted) -> tuple[int, ...]:
     return lengths
 
 
-def _prompted(
-    source: str,
+def _shared_size(
     teacher: PreTrainedModel,
     student: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     students: PreTrainedTokenizerBase,
     wanted: Wanted,
-) -> Prompted:
+) -> int:
+    """How many tokens both know alike; the models may be without weights. Raises where they can't draft for each other."""
     for name, model in (("teacher", teacher), ("student", student)):
         if task_of(model) != "causal":
             raise ModelError(f"the {name} is a {type(model).__name__}, which writes no text: a draft needs two that do")
         check_context(model, wanted.prompt_tokens + wanted.new_tokens)
     heads = head_of(teacher).num_tokens, head_of(student).num_tokens
-    size = shared_vocabulary(tokenizer, students, teacher_rows=heads[0], student_rows=heads[1])
+    return shared_vocabulary(tokenizer, students, teacher_rows=heads[0], student_rows=heads[1])
+
+
+def _prompted(
+    source: str,
+    teacher: PreTrainedModel,
+    student: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    size: int,
+    wanted: Wanted,
+) -> Prompted:
     if _has_prompts(source):
         domains = [str(row.get("domain") or "") for _, row in read_records(source)][: wanted.most]
         writer = LocalWriter(teacher, tokenizer, Sampling(max_new_tokens=wanted.new_tokens))

@@ -177,6 +177,10 @@ def test_minutes_are_of_one_text_and_teacher(workshop: Workshop, texts: Path) ->
         (["compress", "teacher", "-d", "many.jsonl", "--max-size", "60%"], "found '60%'"),
         (["compress", "recipe.toml"], "potstill distill"),
         (
+            ["compress", "teacher", "-d", "text.jsonl", "-k", "90%", "-s", "training.length=24"],
+            "give more documents, about",
+        ),
+        (
             ["compress", "teacher", "-d", "many.jsonl", "-k", "90%", "-s", "training.lora={}"],
             "no place for training.lora",
         ),

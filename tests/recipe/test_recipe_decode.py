@@ -63,6 +63,8 @@ def test_a_whole_number_is_fine_where_a_number_is_asked(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ('rows = "16"', 'training.rows: needs a whole number, found the text "16"'),
+        ('seed = "20k"', 'training.seed: needs a whole number, found the text "20k"; write 20_000'),
+        ('seed = "1.5M"', 'training.seed: needs a whole number, found the text "1.5M"; write 1_500_000'),
         ("rows = 16.0", "training.rows: needs a whole number, found 16.0"),
         ("rows = true", "training.rows: needs a whole number, found true"),
         ("learning_rate = true", "training.learning_rate: needs a number, found true"),

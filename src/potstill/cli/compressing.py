@@ -108,7 +108,8 @@ def run_search(
         recipe = shortened(recipe, int(str(known["tokens"])))
     with processes.main_process_first():
         search = build_search(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
-    console.print("[dim]timing a few steps …[/dim]")
+    batches = search.job.batches
+    console.print(f"[dim]timing a few steps of {batches.rows:,} × {batches.length:,} tokens …[/dim]")
     rates = rates_of(search.job)
     of = check_of_json(search.job.made_from["teacher"])
     if minutes is not None and (not known or known.get("of", of) != of):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
@@ -66,6 +68,9 @@ _CALLED_ELSEWHERE = {
     "teacher_model": "teacher.model",
     "student_model": "student.model",
 }
+# A count as people and `--tokens` say it, which TOML has no way to.
+_COUNT = re.compile(r"(\d[\d_]*(?:\.\d+)?)\s*([kmb])", re.IGNORECASE)
+_THOUSANDS = {"k": 10**3, "m": 10**6, "b": 10**9}
 _TABLE_TYPES = ("model_type", "model_attributes_type")
 
 
@@ -134,7 +139,8 @@ def _line(details: ErrorDetails, recipe: type[BaseModel]) -> str:
             words, key = _LIMITS[kind]
             return f"{name}: needs a number {words} {context[key]:g}, found {shown(found)}"
         case _:
-            return f"{name}: needs {_NEEDS.get(kind, details['msg'])}, found {shown(found)}"
+            written = _written_out(found) if kind == "int_type" else ""
+            return f"{name}: needs {_NEEDS.get(kind, details['msg'])}, found {shown(found)}{written}"
 
 
 def _place(location: tuple[int | str, ...], recipe: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
@@ -236,6 +242,14 @@ def _one_of(known: Sequence[str]) -> str:
 def _hint(found: object, known: Sequence[str]) -> str:
     close = did_you_mean(found, known) if isinstance(found, str) else None
     return f'; did you mean "{close}"?' if close is not None else ""
+
+
+def _written_out(found: object) -> str:
+    """The number that "20k" or "5M" was meant as."""
+    match = _COUNT.fullmatch(found.strip()) if isinstance(found, str) else None
+    if match is None:
+        return ""
+    return f"; write {int(Decimal(match[1].replace('_', '')) * _THOUSANDS[match[2].lower()]):_}"
 
 
 def _cut(text: str, most: int = 80) -> str:

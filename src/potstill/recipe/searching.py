@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -256,14 +257,16 @@ def texts_of_search(
 
     training, shares = recipe.training, {"held_out": recipe.data.held_out, "search": recipe.data.search}
     learn, search, held_out = (corpus.part(split, **shares) for split in ("train", "search", "held_out"))
-    for part, name in (
-        (learn, "to learn from"),
-        (search, "to choose by (data.search)"),
-        (held_out, "to judge by (data.held_out)"),
+    for part, name, fewest, share in (
+        (learn, "to learn from", 2, 1 - recipe.data.held_out - recipe.data.search),
+        (search, "to choose by (data.search)", 2, recipe.data.search),
+        (held_out, "to judge by (data.held_out)", _FEWEST, recipe.data.held_out),
     ):
-        if len(part) < (_FEWEST if part is held_out else 2):
+        if len(part) < fewest:
+            about = f", about {math.ceil(fewest / share):,} of such a share," if share > 0 else ""
             raise RecipeError(
-                f"of {len(corpus)} documents {len(part)} are left {name}: give more documents, or divide them otherwise"
+                f"of {len(corpus):,} documents {len(part)} are left {name}, and it takes {fewest}: give more documents{about} or "
+                "divide them otherwise. A file of plain text is one document; a line of .jsonl or a file of a folder is one each"
             )
     per_step = training.rows * training.length
     steps = num_steps(training, tokens_per_step=per_step, steps_per_epoch=learn.num_tokens / per_step)

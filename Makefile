@@ -72,6 +72,7 @@ clean: ## remove .venv, .tools, caches and built packages; runs/ stays
 $(READY): uv.lock pyproject.toml tools/setup.sh
 	@PYTHON="$(PYTHON)" sh tools/setup.sh
 	@touch $@
+	@echo "setup: ready: $(BIN)/potstill (or source $(BIN)/activate, then potstill)"
 
 # Asked for by name, another Python may mean another .venv.
 ifeq ($(origin PYTHON),command line)

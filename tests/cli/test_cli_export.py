@@ -52,12 +52,25 @@ def test_what_misses_its_bar_stays_and_ends_with_1(small: Workshop):
     assert "misses its bar" in (small.path / "four" / "README.md").read_text()
 
 
+def test_it_says_which_matrices_stay_of_16_bits_and_ollama_gets_a_name_it_takes(small: Workshop):
+    narrow = tiny_model("llama", settings=SIZED | {"intermediate_size": 40}, spread=10.0)
+    save_model(narrow, byte_level(), small.path / "My run (2)" / "student")
+    said = small.run("export", "My run (2)", "--to", "gguf", "-d", "some.txt", "--threads", "1")
+    assert said.exit_code in (0, 1), said.output
+    one_line = " ".join(said.output.split())
+    assert "not q8_0 blocks of 32 don't divide the rows of" in one_line
+    assert "ffn_down (40 inputs): F16" in one_line
+    assert "cut to sizes that 32 divides" in one_line
+    assert "ollama create my-run-2-q8_0 -f Modelfile && ollama run my-run-2-q8_0" in one_line
+
+
 def test_the_runs_bar_is_read(small: Workshop):
     verdict = {"bar": "at least 99%", "metric": "accuracy", "least": 0.99, "absolute": False, "value": 0.98}
     (small.path / "run" / "scores.json").write_text(json.dumps({"bars": [{}], "verdicts": [verdict]}))
     said = small.run("export", "run", "--to", "huggingface", "-d", "some.txt", "-o", "hf")
     assert said.exit_code == 1, said.output
-    assert "it reaches 0.98 where the run's bar is at least 99%" in said.output
+    said = " ".join(said.output.split())
+    assert "the student itself misses its run's bar, at least 99%: it reaches 0.98, and this export 0.98" in said
 
 
 def test_mistakes_are_refused(small: Workshop):

@@ -118,7 +118,8 @@ def test_rows_that_256_does_not_divide_are_of_smaller_blocks(tmp_path):
     assert said["attn_v (64 inputs)"] == "Q5_0 and Q8_0"
     assert said["token_embd (64 inputs)"] == "Q8_0"
     assert said["ffn_down (40 inputs)"] == "F16"
-    assert smaller_blocks_in(tmp_path / "tiny.gguf", "q8_0") == {}
+    assert smaller_blocks_in(tmp_path / "tiny.gguf", "q8_0") == {"ffn_down (40 inputs)": "F16"}
+    assert smaller_blocks_in(tmp_path / "tiny.gguf", "f16") == {}
 
 
 def test_positions_are_whole_whatever_their_rows(tmp_path):

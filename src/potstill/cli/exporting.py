@@ -19,7 +19,7 @@ from potstill.evaluation import score
 from potstill.evaluation.measuring import written_whole
 from potstill.export import Codes, calibrated, kind_named, rounded
 from potstill.export.folder import PARTS, modelfile, page, run_lines
-from potstill.export.gguf_file import context_in
+from potstill.export.gguf_file import block_of, context_in
 from potstill.models import check_context, load_model, load_tokenizer, task_of
 from potstill.recipe import load_recipe, read_corpus
 from potstill.runs import RunFolder, held_out_sample, manifest
@@ -39,6 +39,8 @@ from potstill.runs.folder import FOUR_BITS
 
 _FORMATS: dict[str, Format] = {"int4": "int4", "int8": "int8", "gguf": "gguf", "huggingface": "huggingface"}
 _FACTS = "export.json"
+# What makes rows that blocks divide.
+_SMALLER = " (a student cut to sizes that 32 divides makes a smaller file: student.hidden, student.ffn)"
 _METRICS = {"kl_to_teacher": "KL, nats", "agreement": "same first choice", "perplexity": "perplexity"}
 
 
@@ -310,7 +312,11 @@ def _print(wanted: Wanted, found: Rescored, judged: Judged, console: Console) ->
     console.print(f"\nweights      {parts}" + (f"; tensors: {types}" if types else ""))
     if found.smaller_blocks:
         odd = ", ".join(f"{name}: {kind}" for name, kind in found.smaller_blocks.items())
-        console.print(f"not K        blocks of 256 don't divide the rows of {odd}", soft_wrap=True)
+        kind, hint = ("K", "") if "_k" in wanted.kind else (wanted.kind, _SMALLER)
+        console.print(
+            f"{'not ' + kind:<12} blocks of {block_of(wanted.kind)} don't divide the rows of {odd}{hint}",
+            soft_wrap=True,
+        )
     if found.engine_kl is not None:
         console.print(f"engine       its own probabilities at a few places: KL {max(0.0, found.engine_kl):.5f} nats")
     for text, value in judged.bars:

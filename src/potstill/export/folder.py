@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import struct
 from collections import Counter
@@ -52,7 +53,9 @@ def run_lines(to: str, folder: Path, weights: Path, *, context: int) -> dict[str
     """By engine, the line that runs the export."""
     place, file = shlex.quote(str(folder)), shlex.quote(str(weights))
     if to == "gguf":
-        name = shlex.quote(weights.stem.lower())
+        name = (
+            re.sub(r"[^a-z0-9._]+", "-", weights.stem.lower()).strip("-._") or "student"
+        )  # what Ollama takes as a name
         return {
             "llama.cpp": f"llama-server -m {file} -c {context} --jinja",
             "Ollama": f"{'' if folder == Path() else f'cd {place} && '}ollama create {name} -f Modelfile && ollama run {name}",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from potstill.errors import ModelError, RunDirectoryError
-from potstill.export.blocks import IN_FULL, GgufKind, Stored, stored, values_of
+from potstill.export.blocks import BLOCK, IN_FULL, GgufKind, Stored, stored, values_of
 from potstill.export.families import add_settings, check_gguf, family_of, rows_of_embedding, tensors_of
 from potstill.export.k_quants import K_BLOCK
 from potstill.export.vocabulary import add_ends, add_tokenizer
@@ -90,11 +90,16 @@ def types_in(path: Path) -> dict[str, int]:
     return dict(Counter(one.tensor_type.name for one in _read(path).tensors))
 
 
+def block_of(kind: GgufKind) -> int:
+    """How many weights of a row share a scale, in a type of blocks."""
+    return K_BLOCK if "_k" in kind else BLOCK
+
+
 def smaller_blocks_in(path: Path, kind: GgufKind) -> dict[str, str]:
-    """Of a K-type: by matrix and length of its rows, the types that hold it where blocks of 256 can't."""
+    """By matrix and length of its rows, the types that hold it where the kind's blocks (256 of a K-type, else 32) can't."""
     found: dict[str, set[str]] = {}
-    for one in _read(path).tensors if "_k" in kind else ():
-        if len(one.shape) > 1 and one.name not in IN_FULL and (inputs := int(one.shape[0])) % K_BLOCK:
+    for one in _read(path).tensors if kind.startswith("q") else ():
+        if len(one.shape) > 1 and one.name not in IN_FULL and (inputs := int(one.shape[0])) % block_of(kind):
             matrix = one.name.removesuffix(".weight").rpartition(".")[2]
             found.setdefault(f"{matrix} ({inputs} inputs)", set()).add(one.tensor_type.name)
     return {matrix: " and ".join(sorted(types)) for matrix, types in found.items()}

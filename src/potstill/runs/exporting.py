@@ -93,7 +93,7 @@ class Rescored:
     engine_kl        of GGUF: KL(student ‖ engine) by the engine's own probabilities at a few places; None elsewhere
     bytes            of the weights on disk by part
     types            of GGUF: how many tensors of each type
-    smaller_blocks   of GGUF's K-types: matrices whose rows 256 doesn't divide, and the types that hold them
+    smaller_blocks   of GGUF's types of blocks: matrices whose rows these don't divide, and the types that hold them
     engine           what computed it
     """
 
@@ -240,7 +240,11 @@ def judge_export(wanted: Wanted, found: Rescored, bars: tuple[RunBar, ...] = ())
     for bar, (text, value) in zip(bars, judged, strict=True):
         is_most = bar.metric == "bits" and bar.absolute
         if value is not None and (value > bar.least if is_most else value < bar.least):
-            return Judged(False, f"it reaches {value:.4g} where the run's bar is {text}", judged)
+            if bar.value > bar.least if is_most else bar.value < bar.least:
+                why = f"the student itself misses its run's bar, {text}: it reaches {bar.value:.4g}, and this export {value:.4g}"
+            else:
+                why = f"it reaches {value:.4g} where the run's bar is {text}"
+            return Judged(False, why, judged)
     return Judged(True, "", judged)
 
 

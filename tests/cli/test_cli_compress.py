@@ -168,6 +168,7 @@ def test_minutes_are_of_one_text_and_teacher(workshop: Workshop, texts: Path) ->
         (["compress", "teacher", "--keep", "95%"], "--data"),
         (["compress", "teacher", "-d", "many.jsonl"], "--keep 95%"),
         (["compress", "teacher", "-d", "many.jsonl", "-k", "lots"], "found 'lots'"),
+        (["compress", "teacher", "-d", "many.jsonl", "-k", "190"], "--keep 190: a share of what the teacher reaches"),
         (
             ["compress", "teacher", "-d", "many.jsonl", "-k", "bites=90%"],
             "'bites' is none of accuracy, bits, agreement",

@@ -71,6 +71,13 @@ def test_check_says_how_often_the_text_is_read(workshop: Workshop):
     assert "epochs about" not in workshop.run("check", "recipe.toml", "-s", "training.epochs=2").output
 
 
+def test_check_says_where_the_time_cant_be_told(workshop: Workshop):
+    (workshop.path / "long.jsonl").write_text('{"text": "one and the same"}\n' * 201)
+    said = workshop.run("check", "recipe.toml", "-s", "training.epochs=2", "-s", "data.source=long.jsonl").output
+    assert "time can't be told by the first 200 documents" in " ".join(said.split())
+    assert "potstill plan" in said
+
+
 def test_check_counts_what_it_takes_to_see_what_matters(workshop: Workshop):
     pruned = 'student={kind="prune", to=0.7, tokens=500}'
     assert "(student.tokens)" in workshop.run("check", "recipe.toml", "-s", pruned).output

@@ -47,8 +47,7 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
         most=_ENOUGH_DOCUMENTS,
     )
     training = decoded.training
-    batches = build_batches(training, task_of(teacher), tokenizer, corpus)
-    report = batches.report
+    report = build_batches(training, task_of(teacher), tokenizer, corpus).report
     # A mistake is the one thing to read, where there is one: nothing is printed before everything is decoded, built and read.
     console.print(Syntax(recipe_toml(decoded), "toml", background_color="default"))
     for name, model in (("teacher", teacher), ("student", student)):
@@ -68,11 +67,12 @@ def check(recipe: RecipeArgument, sets: SetOption = None) -> None:
     if training.steps is not None:
         tokens = training.steps * training.rows * training.length
     elif training.epochs is not None and not more:
-        tokens = round(training.epochs * report.rows * training.length)
+        tokens = max(1, round(training.epochs * report.rows * training.length))
     if tokens is not None and not more and training.epochs is None and training.on_policy is None:
-        learned = 1 - decoded.data.held_out - decoded.data.search
-        epochs = tokens / (learned * batches.steps_per_epoch * training.rows * training.length)
-        console.print(_epochs(epochs))
+        learned = corpus.part("train", held_out=decoded.data.held_out, search=decoded.data.search)
+        if len(learned):
+            once = build_batches(training, task_of(teacher), tokenizer, learned).steps_per_epoch
+            console.print(_epochs(tokens / (once * training.rows * training.length)))
     _print_estimate(decoded, teacher, student, tokens, console)
 
 
@@ -97,7 +97,12 @@ def _print_estimate(
         + ", ".join(f"{_bytes(value)} {name}" for name, value in found.memory.items())
         + f": {_bytes(sum(found.memory.values()))}"
     )
-    if tokens:
+    if tokens is None:
+        console.print(
+            f"time     can't be told by the first {_ENOUGH_DOCUMENTS} documents where training.epochs says how long: "
+            "`potstill plan` reads all"
+        )
+    else:
         looked_at = decoded.student.tokens if decoded.student.kind == "prune" else 0
         looking = looked_at * (found.seconds_soft - found.seconds_hard) / tokens
         console.print(
@@ -131,7 +136,7 @@ def _epochs(epochs: float) -> str:
     if epochs <= _OFTEN:
         return f"epochs   about {number}"
     return (
-        f"epochs   about {number}: the text is read again and again, and begins to be learned by heart; give more of it, or read it less "
+        f"epochs   about {number}: the text is read again and again, and may be learned by heart; give more of it, or read it less "
         f"often (training.epochs = {_OFTEN} in place of tokens or steps)"
     )
 

@@ -236,6 +236,8 @@ def _bar(text: str) -> dict[str, object]:
         )
     least = float(match[1])
     least = least / 100 if "%" in amount or least > 1 else least
+    if least > 1:
+        raise RecipeError(f"--keep {text}: a share of what the teacher reaches is at most 100%, found {least:.0%}")
     if metric in METRICS:
         return {"metric": metric, "least": least}
     if metric.endswith((".jsonl", ".json")):

@@ -169,18 +169,12 @@ def test_minutes_are_of_one_text_and_teacher(workshop: Workshop, texts: Path) ->
         (["compress", "teacher", "-d", "many.jsonl"], "--keep 95%"),
         (["compress", "teacher", "-d", "many.jsonl", "-k", "lots"], "found 'lots'"),
         (["compress", "teacher", "-d", "many.jsonl", "-k", "190"], "--keep 190: a share of what the teacher reaches"),
-        (
-            ["compress", "teacher", "-d", "many.jsonl", "-k", "bites=90%"],
-            "'bites' is none of accuracy, bits, agreement",
-        ),
+        (["compress", "teacher", "-d", "many.jsonl", "-k", "bites=90%"], "'bites' is none of accuracy, bits, "),
         (["compress", "teacher", "-d", "many.jsonl", "-k", "none.jsonl=90%"], "none.jsonl"),
         (["compress", "teacher", "-d", "many.jsonl", "-k", "90%", "--tokens", "many"], "found 'many'"),
         (["compress", "teacher", "-d", "many.jsonl", "--max-size", "60%"], "found '60%'"),
         (["compress", "recipe.toml"], "potstill distill"),
-        (
-            ["compress", "teacher", "-d", "text.jsonl", "-k", "90%", "-s", "training.length=24"],
-            "give more documents, about",
-        ),
+        (["compress", "teacher", "-d", "text.jsonl", "-k", "90%", "-s", "training.length=24"], "more documents, about"),
         (
             ["compress", "teacher", "-d", "many.jsonl", "-k", "90%", "-s", "training.lora={}"],
             "no place for training.lora",

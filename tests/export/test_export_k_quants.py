@@ -112,13 +112,13 @@ def test_the_mixture_is_llama_cpps(tmp_path):
 def test_rows_that_256_does_not_divide_are_of_smaller_blocks(tmp_path):
     settings = WIDE | {"hidden_size": 64, "intermediate_size": 40}
     save_gguf(tiny_model("llama", settings=settings), byte_level(), tmp_path / "tiny.gguf", "q4_k_m")
-    assert set(types_in(tmp_path / "tiny.gguf")) == {"Q8_0", "Q5_0", "F16", "F32"}
+    assert set(types_in(tmp_path / "tiny.gguf")) == {"Q8_0", "Q5_0", "F32"}
     said = smaller_blocks_in(tmp_path / "tiny.gguf", "q4_k_m")
     assert said["attn_q (64 inputs)"] == "Q5_0"
     assert said["attn_v (64 inputs)"] == "Q5_0 and Q8_0"
     assert said["token_embd (64 inputs)"] == "Q8_0"
-    assert said["ffn_down (40 inputs)"] == "F16"
-    assert smaller_blocks_in(tmp_path / "tiny.gguf", "q8_0") == {"ffn_down (40 inputs)": "F16"}
+    assert said["ffn_down (64 inputs)"] == "Q5_0 and Q8_0"
+    assert smaller_blocks_in(tmp_path / "tiny.gguf", "q8_0") == {}
     assert smaller_blocks_in(tmp_path / "tiny.gguf", "f16") == {}
 
 

@@ -148,6 +148,7 @@ def facts_of(wanted: Wanted, found: Rescored, judged: Judged, *, source: str, na
         "bytes": {part: found.bytes[part] for part in PARTS if part in found.bytes},
         "types": dict(found.types),
         "smaller_blocks": dict(found.smaller_blocks),
+        "padding": found.padding,
         "speeds": {one: asdict(speed) for one, speed in found.speeds.items()},
     }
 
@@ -310,6 +311,8 @@ def _print(wanted: Wanted, found: Rescored, judged: Judged, console: Console) ->
     parts = ", ".join(f"{part} {found.bytes[part] / 1e6:,.2f} MB" for part in PARTS if part in found.bytes)
     types = ", ".join(f"{number} {name}" for name, number in found.types.items())
     console.print(f"\nweights      {parts}" + (f"; tensors: {types}" if types else ""))
+    if found.padding:
+        console.print(f"padding      {found.padding}: zeros that change nothing, so that blocks of 32 divide the rows")
     if found.smaller_blocks:
         odd = ", ".join(f"{name}: {kind}" for name, kind in found.smaller_blocks.items())
         kind, hint = ("K", "") if "_k" in wanted.kind else (wanted.kind, _SMALLER)

@@ -14,6 +14,7 @@ calibrated.py  codes and scales that auto-round finds on text
 gguf_file.py   a student as a GGUF file; what such a file holds
 families.py    settings and tensors of a family as llama.cpp names and orders them
 vocabulary.py  a tokenizer as llama.cpp reads it
+padding.py     widths that blocks divide, with zeros
 blocks.py      weights as GGUF's blocks of bytes: which type each matrix is of
 k_quants.py    those of 256 weights
 folder.py      an export's page, Modelfile, sizes by part and lines to copy

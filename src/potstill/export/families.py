@@ -36,6 +36,21 @@ class Family:
     rearranged: Callable[[str, Tensor, PreTrainedConfig], Tensor]
 
 
+@dataclass(frozen=True)
+class Widths:
+    """How wide the residual stream and the feed-forward layers are."""
+
+    channels: int
+    neurons: int
+
+
+def widths_of(config: PreTrainedConfig) -> Widths:
+    """Of any of the families."""
+    if config.model_type == "gpt2":
+        return Widths(config.n_embd, config.n_inner or 4 * config.n_embd)
+    return Widths(config.hidden_size, config.intermediate_size)
+
+
 def family_of(model: PreTrainedModel) -> Family:
     """ModelError for a model that can't be said in GGUF here, and why."""
     check_gguf()
@@ -79,12 +94,11 @@ def tensors_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         yield "rope_freqs.weight", factors
 
 
-def add_settings(writer: GGUFWriter, model: PreTrainedModel) -> None:
-    """The configuration in GGUF's words. ModelError for what llama.cpp computes otherwise."""
+def add_settings(writer: GGUFWriter, model: PreTrainedModel, widths: Widths) -> None:
+    """The configuration in GGUF's words, with the widths that the file has. ModelError for what llama.cpp computes otherwise."""
     config, family = model.config, family_of(model)
     if family.architecture == "gpt2":
         writer.add_context_length(config.n_positions)
-        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
         writer.add_layer_norm_eps(config.layer_norm_epsilon)
         _check(config, "activation_function", ("gelu_new", "gelu_pytorch_tanh", "gelu"))
         _check(config, "scale_attn_weights", (True,))
@@ -94,15 +108,15 @@ def add_settings(writer: GGUFWriter, model: PreTrainedModel) -> None:
         _check(config, "hidden_activation" if family.architecture == "gemma3" else "hidden_act", activations)
         if family.architecture in ("qwen3", "gemma3"):
             _check(config, "attention_bias", (False,))
-        writer.add_feed_forward_length(config.intermediate_size)
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps * config.hidden_size / widths.channels)
         writer.add_head_count_kv(config.num_key_value_heads)
         head_size = config.head_dim if getattr(config, "head_dim", None) else _head_size(config)
         for add in (writer.add_key_length, writer.add_value_length, writer.add_rope_dimension_count):
             add(head_size)
         _add_context(writer, config, family)
         _add_rope(writer, config, family)
-    writer.add_embedding_length(config.hidden_size)
+    writer.add_embedding_length(widths.channels)
+    writer.add_feed_forward_length(widths.neurons)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_head_count(config.num_attention_heads)
     writer.add_vocab_size(rows_of_embedding(model))

@@ -14,6 +14,7 @@ from potstill.errors import ModelError, RunDirectoryError
 from potstill.export.blocks import BLOCK, IN_FULL, GgufKind, Stored, stored, values_of
 from potstill.export.families import add_settings, check_gguf, family_of, rows_of_embedding, tensors_of
 from potstill.export.k_quants import K_BLOCK
+from potstill.export.padding import padding_of
 from potstill.export.vocabulary import add_ends, add_tokenizer
 from potstill.models import ends_of, head_of, task_of
 from potstill.types import Head
@@ -28,7 +29,8 @@ def save_gguf(
     """Write the model with its tokenizer and chat template, whole or not at all.
 
     Vectors stay in float32, and in four-bit files embedding and head are of eight bits (of K-types: six); rows that blocks of 256 don't
-    divide are of blocks of 32, and f16 where these don't either.
+    divide are of blocks of 32. Channels and neurons that these don't divide get zeros beside them (`padding_of`), and where
+    channels can't, they stay f16.
     Raises ModelError for what GGUF or llama.cpp can't express, MissingExtraError without `gguf`, RunDirectoryError where the file
     can't be written.
     """
@@ -43,11 +45,12 @@ def save_gguf(
         writer.add_name(name)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind.upper()}"])
-        add_settings(writer, model)
+        padding = padding_of(model, kind)
+        add_settings(writer, model, padding.file)
         add_tokenizer(writer, tokenizer, rows_of_embedding(model))
         add_ends(writer, ends_of(model, tokenizer), tokenizer)
         for theirs, tensor in tensors_of(model):
-            one = stored(theirs, tensor, kind, num_layers=model.config.num_hidden_layers)
+            one = stored(theirs, padding.of(theirs, tensor), kind, num_layers=model.config.num_hidden_layers)
             writer.add_tensor(theirs, one.data, raw_dtype=one.kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

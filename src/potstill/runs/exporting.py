@@ -20,6 +20,7 @@ from potstill.export.blocks import GgufKind
 from potstill.export.folder import bytes_on_disk
 from potstill.export.gguf_file import bytes_in, context_in, head_in, save_gguf, smaller_blocks_in, types_in
 from potstill.export.int4 import Codes, save_packed
+from potstill.export.padding import padding_of
 from potstill.models import head_of, load_model, save_model
 from potstill.teachers import LiveTeacher
 
@@ -94,6 +95,7 @@ class Rescored:
     bytes            of the weights on disk by part
     types            of GGUF: how many tensors of each type
     smaller_blocks   of GGUF's types of blocks: matrices whose rows these don't divide, and the types that hold them
+    padding          of GGUF: widths that the file has zeros beside, as `432 channels as 448`
     engine           what computed it
     """
 
@@ -104,6 +106,7 @@ class Rescored:
     bytes: Mapping[str, int]
     types: Mapping[str, int]
     smaller_blocks: Mapping[str, str]
+    padding: str
     engine: str
 
 
@@ -172,7 +175,9 @@ def rescore(
         loaded = _loaded(weights)
         found = measure(loaded, corpus, length=length, teacher=marker, size=size)
         speeds = {"student": alone.speed, "export": speed(loaded, prompt_tokens=_PROMPT)}
-        return Rescored(alone.measured, found, speeds, None, bytes_on_disk(weights, student), {}, {}, "transformers")
+        return Rescored(
+            alone.measured, found, speeds, None, bytes_on_disk(weights, student), {}, {}, "", "transformers"
+        )
     context = context_in(weights)
     if length > context:
         raise ModelError(f"{weights} has a context of {context} tokens: measure it with --length {context} at most")
@@ -186,8 +191,10 @@ def rescore(
         new_tokens = min(_NEW, max(1, context // 4))
         prompt = (places[-1] * _PROMPT)[: min(_PROMPT, context - new_tokens - 1)]
         speeds = {"student": alone.speed, "export": Speed(*speed_of(server, prompt, new_tokens=new_tokens))}
-    odd = smaller_blocks_in(weights, wanted.kind)
-    return Rescored(alone.measured, found, speeds, engine_kl, bytes_in(weights), types_in(weights), odd, "llama.cpp")
+    odd, padding = smaller_blocks_in(weights, wanted.kind), padding_of(student, wanted.kind).words
+    return Rescored(
+        alone.measured, found, speeds, engine_kl, bytes_in(weights), types_in(weights), odd, padding, "llama.cpp"
+    )
 
 
 def _size(student: PreTrainedModel, corpus: TokenCorpus) -> int:

@@ -29,7 +29,7 @@ from potstill.export import learning_through_
 from potstill.losses import FeatureLoss, ForwardKL, HiddenLoss, JensenShannon, Projection, SoftLabelLoss
 from potstill.soft_labels import Sampled, Store
 from potstill.students import add_lora
-from potstill.teachers import AveragedTeacher, LiveTeacher, StoredTeacher
+from potstill.teachers import AveragedTeacher, LiveTeacher, MixtureTeacher, StoredTeacher
 from potstill.training import TrainingSettings, train
 from potstill.types import Batch, Teacher
 
@@ -100,7 +100,13 @@ def bert(*, layers: int, seed: int) -> BertForMaskedLM:
 
 
 def trained(
-    case: str, *, steps: int = STEPS, until: int | None = None, folder: Path | None = None, store: Path | None = None
+    case: str,
+    *,
+    steps: int = STEPS,
+    until: int | None = None,
+    folder: Path | None = None,
+    store: Path | None = None,
+    tensor_parallel: bool = False,
 ) -> Trained:
     """The training of that name, stopped after `until` steps; gone on with, where the folder has a checkpoint."""
     text = corpus()
@@ -110,7 +116,11 @@ def trained(
     )
     measure, features = SoftLabelLoss(ForwardKL(), temperature=2.0, alpha=0.7), None
     settings = TrainingSettings(
-        steps, learning_rate=1e-2, micro_rows=1 if case == "untied" else 2, checkpoint_every=until
+        steps,
+        learning_rate=1e-2,
+        micro_rows=1 if case == "untied" else 2,
+        checkpoint_every=until,
+        tensor_parallel=tensor_parallel,
     )
     if case == "store":
         assert store is not None
@@ -121,6 +131,9 @@ def trained(
     elif case == "features":
         pairs, projection = ((0, 1), (1, 2)), Projection(16, 32)
         features = FeatureLoss((HiddenLoss(pairs, 0.5, projection=projection),), balance="dynamic", shares_every=10)
+    elif case == "mixture":
+        other = LiveTeacher(llama(layers=1, width=16, seed=5), size=TOKENS)
+        teacher = MixtureTeacher((teacher, other), (2.0, 1.0), by="confidence")
     elif case == "masked":
         student, teacher = bert(layers=2, seed=3), LiveTeacher(bert(layers=3, seed=9), size=TOKENS)
     elif case == "lora":

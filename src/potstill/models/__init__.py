@@ -26,6 +26,7 @@ that is the truth.
     precision.py  holds_exactly, hold_in_           a frozen model in the dtype it is run in
     precision.py  this_device, on_this_device       where this process computes
     processes.py  join_processes, fsdp_plugin       one run in many processes, as accelerate's configuration says
+    tensor_parallel.py  tensor_parallel, check_tensor_parallel  a model that processes run together, each a part of its layers
     save.py       save_model, saved_whole           write beside, then rename
 """
 
@@ -40,6 +41,7 @@ from potstill.models.sampling import Sampling, cut, draw
 from potstill.models.save import save_model, saved_whole
 from potstill.models.sizes import Size, check_context, size_of
 from potstill.models.tasks import Task, classes_of, head_layer, task_of
+from potstill.models.tensor_parallel import check_tensor_parallel, tensor_parallel
 
 __all__ = [
     "Companion",
@@ -49,6 +51,7 @@ __all__ = [
     "check_context",
     "check_head",
     "check_packing",
+    "check_tensor_parallel",
     "classes_of",
     "complete",
     "cut",
@@ -75,6 +78,7 @@ __all__ = [
     "saved_whole",
     "size_of",
     "task_of",
+    "tensor_parallel",
     "this_device",
     "without_layer",
 ]

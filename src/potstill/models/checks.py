@@ -92,6 +92,19 @@ def check_packing(model: PreTrainedModel) -> None:
         )
 
 
+def check_same_states(divided: PreTrainedModel, whole: PreTrainedModel) -> None:
+    """A model and the same one divided among processes give the same hidden states; all processes ask. Raises ModelError otherwise."""
+    with evaluating(divided), evaluating(whole):
+        found = hidden_states(divided, few_tokens(divided)).rows
+        expected = hidden_states(whole, few_tokens(whole)).rows
+    # Sums in another order, in a model of many layers: wider than where one matmul is compared.
+    if (error := _relative_error(found, expected)) > 2 * _tolerance(whole):
+        raise ModelError(
+            f"the hidden states of {type(whole).__name__} are {error:.1%} off when its layers are divided by transformers' tensor-parallel "
+            "plan: leave tensor_parallel out; under FSDP2 its layers are divided in another way (recipes/accelerate/fsdp2.yaml)"
+        )
+
+
 def _random_tokens(model: PreTrainedModel, rows: int, width: int) -> Int[Tensor, "rows width"]:
     generator = torch.Generator().manual_seed(0)
     size = model.config.vocab_size if task_of(model) == "classes" else head_of(model).num_tokens

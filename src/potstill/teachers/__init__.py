@@ -7,6 +7,7 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
     targets = teacher.label(batch)                                 # DenseTargets: hidden states and a head
 
     live.py        LiveTeacher                                 a model marks as the student reads
+    tensor_parallel.py TensorParallelTeacher                   all processes run it together, each a part of its layers
     stored.py      StoredTeacher, on_device                    what it said is on disk
     translated.py  TranslatedTeacher                           its tokenizer is not the student's
     alignment.py   shared_spans, Retelling                     two tokenizations of one text
@@ -29,6 +30,7 @@ from potstill.teachers.remembering import RememberingTeacher
 from potstill.teachers.routed import RoutedTeacher, is_stored, stored_among
 from potstill.teachers.smoothing import SmoothingTeacher, entropies, smoothing_of_entropy
 from potstill.teachers.stored import StoredTeacher, check_serves, on_device
+from potstill.teachers.tensor_parallel import TensorParallelTeacher
 from potstill.teachers.translated import Coverage, TranslatedTeacher
 from potstill.teachers.vocabulary import check_chat_rendering, shared_predictions, shared_vocabulary
 
@@ -45,6 +47,7 @@ __all__ = [
     "RoutedTeacher",
     "SmoothingTeacher",
     "StoredTeacher",
+    "TensorParallelTeacher",
     "TranslatedTeacher",
     "check_chat_rendering",
     "check_serves",

@@ -29,7 +29,13 @@ from potstill.training.learner import learner_of
 from potstill.training.on_policy import OnPolicy, StudentText, Written, begin_writing
 from potstill.training.passes import Work, ahead, check_begins_alike, divided
 from potstill.training.schedule import Cosine, Schedule
-from potstill.training.sharding import keeping_gradients, sharded_teacher, sharding_of, whole
+from potstill.training.sharding import (
+    keeping_gradients,
+    sharded_teacher,
+    sharding_of,
+    tensor_parallel_teacher,
+    whole,
+)
 from potstill.training.watching import Watch
 from potstill.types import Batch, Labels, Teacher
 
@@ -49,6 +55,7 @@ class TrainingSettings:
 
     micro_rows   sequences a forward pass (None = a process's whole share of the batch)
     skip_spikes  a step whose gradient is so many times as long as usual is left out; None: for its length none is
+    tensor_parallel  the processes run a live teacher together, each a part of its layers (`TensorParallelTeacher`)
     """
 
     steps: int
@@ -64,6 +71,7 @@ class TrainingSettings:
     checkpoint_every: int | None = None
     seed: int = 0
     skip_spikes: float | None = 20.0
+    tensor_parallel: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,12 +139,16 @@ def train(
     check_begins_alike(accelerator, done, None if isinstance(batches, OnPolicy) else batches.from_step(done))
     learner.gather_()
     asked = teacher if measures.need_teacher or features is not None else None
-    asked = sharded_teacher(asked, sharding, accelerator.device)
+    if settings.tensor_parallel:
+        asked = tensor_parallel_teacher(asked, accelerator)
+    else:
+        asked = sharded_teacher(asked, sharding, accelerator.device)
     own, text = None, batches
     if isinstance(text, OnPolicy):
         kept = None if newest is None else load_written(newest)
         own = text = begin_writing(text, student, asked, measures.least, sharding, dtype=settings.dtype, kept=kept)
-    work = _work(text, asked, accelerator, settings, done, in_step=sharding is not None)
+    in_step = sharding is not None or settings.tensor_parallel
+    work = _work(text, asked, accelerator, settings, done, in_step=in_step)
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch, parts = next(work)

@@ -42,8 +42,8 @@ def divided(
 ) -> Iterator[Work]:
     """The share of process `rank` of `world` of each step, in passes of `micro_rows`. Stored labels are read here.
 
-    `in_step`: all processes make the same number of passes, as they must where each pass gathers weights. Raises DataError where there
-    are fewer rows than processes.
+    `in_step`: all processes make the same number of passes, as they must where each pass gathers weights, or asks a teacher that they
+    run together. Raises DataError where there are fewer rows than processes.
     """
     stored = teacher if is_stored(teacher) else None
     for batch in batches:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -18,8 +18,16 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from potstill.errors import ModelError
 from potstill.models import fsdp_plugin, layers_of
-from potstill.teachers import LiveTeacher
+from potstill.teachers import (
+    AveragedTeacher,
+    LiveTeacher,
+    MixtureTeacher,
+    RoutedTeacher,
+    TensorParallelTeacher,
+    TranslatedTeacher,
+)
 from potstill.types import Teacher
 
 
@@ -74,6 +82,25 @@ def sharded_teacher(teacher: Teacher | None, sharding: Sharding | None, device: 
     # Without weights of its own, it knows which layer comes next.
     fully_shard(model.base_model, mesh=sharding.mesh, ignored_params=rest)
     return LiveTeacher(model, size=teacher.num_tokens, layers=teacher.layers, attention=teacher.attention)
+
+
+def tensor_parallel_teacher(teacher: Teacher | None, processes: Accelerator) -> Teacher | None:
+    """The same teacher, its live models divided by transformers' plans; who marks without a model stays as it is.
+
+    Raises ModelError for a teacher whose models the processes would not ask equally often, and as `TensorParallelTeacher`.
+    """
+    match teacher:
+        case LiveTeacher():
+            return TensorParallelTeacher(teacher, processes)
+        case MixtureTeacher():
+            divided = [tensor_parallel_teacher(one, processes) for one in teacher.teachers]
+            return replace(teacher, teachers=tuple(one for one in divided if one is not None))
+        case RoutedTeacher() | TranslatedTeacher() | AveragedTeacher():
+            raise ModelError(
+                f"a {type(teacher).__name__} can't be tensor-parallel: the processes would not ask its models in step. Leave "
+                "tensor_parallel out"
+            )
+    return teacher
 
 
 @contextmanager

@@ -1,0 +1,74 @@
+"""A model whose layers are divided among processes by transformers' own plan (`tp_plan`): all run it together, on the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+from transformers.distributed import DistributedConfig
+
+from potstill.errors import ModelError, RecipeError
+from potstill.models.checks import check_same_states
+from potstill.models.layers import layers_path
+from potstill.types import AttentionKey
+
+# What a processes' share of an attention is counted in.
+_HEADS = {"num_attention_heads": "attention heads", "num_key_value_heads": "key-value heads"}
+
+
+def check_tensor_parallel(model: PreTrainedModel, num_processes: int, attention: Iterable[AttentionKey] = ()) -> None:
+    """Raise where so many processes can't share the model's layers: RecipeError for a process alone and for what would compare
+    `attention`, ModelError for a model without a plan, or whose heads don't come out even."""
+    if num_processes == 1:
+        raise RecipeError(
+            "tensor_parallel divides the teacher among processes, and there is one: begin several (`accelerate launch --num_processes 2 "
+            "-m potstill distill ...`), or leave tensor_parallel out"
+        )
+    if any(attention):
+        raise RecipeError(
+            "each process has some of a tensor-parallel teacher's attention heads, and their attention can't be compared: leave "
+            "loss.attention out (loss.hidden works), or tensor_parallel"
+        )
+    plan = _plan_of(model)
+    if not plan:
+        raise ModelError(
+            f"transformers has no tensor-parallel plan (tp_plan) for the layers of {type(model).__name__}: leave tensor_parallel out; "
+            "under FSDP2 its layers are divided without one (recipes/accelerate/fsdp2.yaml)"
+        )
+    if not any("att" in name for name in plan):
+        return
+    for name, words in _HEADS.items():
+        heads = getattr(model.config, name, None)
+        if isinstance(heads, int) and heads % num_processes:
+            raise ModelError(
+                f"{type(model).__name__} has {heads} {words}, which {num_processes} processes can't share evenly: begin a number of "
+                f"processes that divides {heads}, or leave tensor_parallel out"
+            )
+
+
+def tensor_parallel(model: PreTrainedModel, processes: Accelerator) -> PreTrainedModel:
+    """A copy of which this process holds its part of the layers, on its device; embeddings, norms and head are whole in each.
+
+    All processes call this, and run the copy, together and on the same rows. The model given moves to the host's memory. Raises as
+    `check_tensor_parallel`, and ModelError where the copy doesn't give what the model gives.
+    """
+    check_tensor_parallel(model, processes.num_processes)
+    model.to("cpu")  # type: ignore[arg-type]  # transformers wraps `to` and loses its type
+    copy = deepcopy(model)
+    copy.tp_plan = _plan_of(copy)
+    config, _, mesh = copy.prepare_distribute_model(DistributedConfig(tp_size=processes.num_processes))
+    copy = copy.maybe_distribute_model(copy, config, mesh)
+    for tensor in (*copy.parameters(), *copy.buffers()):
+        if not isinstance(tensor, DTensor):
+            tensor.data = tensor.data.to(processes.device)
+    check_same_states(copy, model)
+    return copy
+
+
+def _plan_of(model: PreTrainedModel) -> dict[str, str]:
+    """transformers' plan for the layers; the head stays whole, as the loss reads it, and so do embeddings, which it may be tied to."""
+    plan = model.tp_plan
+    return {name: style for name, style in plan.items() if name.startswith(f"{layers_path(model)}.*.")} if plan else {}

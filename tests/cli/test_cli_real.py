@@ -86,15 +86,18 @@ def test_smollm2_learns_from_its_whole_self(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("configuration", ["ddp", "fsdp2", "fsdp2-offload"])
-def test_two_processes_leave_what_one_does(workshop: Workshop, configuration: str):
+@pytest.mark.parametrize(
+    ("configuration", "tensor_parallel"), [("ddp", False), ("fsdp2", False), ("fsdp2-offload", False), ("ddp", True)]
+)
+def test_two_processes_leave_what_one_does(workshop: Workshop, configuration: str, tensor_parallel: bool):
     """`accelerate launch` on the CPU: one writer, whole logs, nothing said twice, the student of one process up to rounding."""
     words = ["distill", "recipe.toml", "--set", "training.rows=5", "--set", 'training.dtype="float32"']
     config = workshop.path / "teacher" / "config.json"
     # Which random numbers a row's dropout has depends on who reads it.
     config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_dropout": 0.0}))
     run(*words, "-o", "one", folder=workshop.path)
-    said = launched(configuration, *words, "-o", "two", folder=workshop.path)
+    shared = ["--set", "teacher.tensor_parallel=true"] if tensor_parallel else []
+    said = launched(configuration, *words, *shared, "-o", "two", folder=workshop.path)
     assert said.count("report ") == said.count("check ") == 1
     for log in ("steps.jsonl", "controls/hard_labels/steps.jsonl"):
         one, two = (
@@ -104,7 +107,8 @@ def test_two_processes_leave_what_one_does(workshop: Workshop, configuration: st
         assert [step["index"] for step in two] == [1, 2, 3, 4]
         assert [step["loss"] for step in two] == pytest.approx([step["loss"] for step in one], rel=1e-5)
     facts = json.loads((workshop.path / "two" / "manifest.json").read_text())
-    assert facts["processes"] == {"count": 2, "weights": "whole" if configuration == "ddp" else "divided"}
+    weights = "whole" if configuration == "ddp" else "divided"
+    assert facts["processes"] == {"count": 2, "weights": weights, "tensor_parallel": tensor_parallel}
     one, two = (load_file(workshop.path / name / "student" / "model.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4)

@@ -46,6 +46,15 @@ def test_a_divided_student_is_gathered():
     assert tight.reading(heavy, LEARN) == pytest.approx(10 * 28 * 700_000 / 4 / 0.75e4)
 
 
+def test_a_shared_teacher_adds_up_its_parts_behind_each_half_of_a_layer():
+    work, roomy = replace(WORK, is_tensor_parallel=True), Fleet(replace(ROUND, memory=1e11), 4, 0.5)
+    summed = 2 * 2 * 640 * WORK.teacher.layers * WORK.teacher.width * WORK.bytes
+    more = roomy.travelling(work, LEARN) - roomy.travelling(WORK, LEARN)
+    assert more == pytest.approx(summed * 3 / 4 / 0.75e4)
+    hard = replace(LEARN, action="learn_hard")
+    assert roomy.travelling(work, hard) == roomy.travelling(WORK, hard)
+
+
 def test_each_measures_all_held_out_text():
     measure = Phase("distill", "", "read_student", 100.0)
     assert Fleet(ROUND, 8).seconds(WORK, measure) == Fleet(ROUND, 1).seconds(WORK, measure)

@@ -56,6 +56,11 @@ def test_a_divided_student_is_as_small_as_there_are_many_but_for_its_ends():
     # A step of several passes keeps all gradients until the last.
     several = memory_of_learning(replace(LARGE, micro_rows=4), count=4, there=GPU, how="fsdp2").needed
     assert several["gradients"] == 4e9
+    shared = memory_of_learning(replace(one_pass, is_tensor_parallel=True), count=4, there=GPU, how="ddp").needed
+    assert shared["teacher"] == divided["teacher"]
+    assert shared["student"] == whole["student"]
+    assert "teacher's layers, gathered" not in shared
+    assert shared["teacher's pass"] > 4 * 8 * 2_048 * 2 * TEACHER.width  # of the rows of all four
     translated = replace(one_pass, is_translated=True)
     assert memory_of_learning(translated, count=4, there=GPU, how="fsdp2").needed["teacher"] == 8e9
 

@@ -60,7 +60,7 @@ def plan(
     if fleet is None:
         work, where = measure_here(decoded, tokens=tokens, say=say)
     else:
-        work, where = build_workload(decoded, tokens=tokens, say=say), fleet
+        work, where = build_workload(decoded, tokens=tokens, count=fleet.count, say=say), fleet
     planned = plan_of(work, where, price=price)
     if as_json:
         print_json(decoded.name, work, where, planned, left_out(decoded))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from copy import deepcopy
 
@@ -15,7 +16,9 @@ from potstill.models.checks import check_same_states
 from potstill.models.layers import layers_path
 from potstill.types import AttentionKey
 
-# What a processes' share of an attention is counted in.
+# The number of a layer, for which plans have a star.
+_NUMBER = re.compile(r"\.\d+(?=\.|$)")
+# What a process's share of an attention is counted in.
 _HEADS = {"num_attention_heads": "attention heads", "num_key_value_heads": "key-value heads"}
 
 
@@ -70,5 +73,8 @@ def tensor_parallel(model: PreTrainedModel, processes: Accelerator) -> PreTraine
 
 def _plan_of(model: PreTrainedModel) -> dict[str, str]:
     """transformers' plan for the layers; the head stays whole, as the loss reads it, and so do embeddings, which it may be tied to."""
-    plan = model.tp_plan
-    return {name: style for name, style in plan.items() if name.startswith(f"{layers_path(model)}.*.")} if plan else {}
+    if not model.tp_plan:
+        return {}
+    names = {_NUMBER.sub(".*", name) for name, _ in (*model.named_modules(), *model.named_parameters())}
+    layers = f"{layers_path(model)}.*."
+    return {name: style for name, style in model.tp_plan.items() if name in names and name.startswith(layers)}

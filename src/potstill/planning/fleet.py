@@ -77,16 +77,22 @@ class Fleet:
         if self.count == 1 or phase.action not in ("learn", "learn_hard"):
             return 0.0
         student, teacher = work.student, work.teacher
+        summed = 0.0
+        if phase.action == "learn" and work.is_tensor_parallel:
+            # Behind attention and FFN of each layer the processes add up their parts: sent scattered, and gathered again.
+            summed = 4.0 * phase.tokens * teacher.layers * teacher.width * work.bytes
         if self.configuration(work) == "ddp":
             moved = phase.steps * 2 * _WIDE * work.trained  # scattered, and gathered again
         else:
             # Of rows that go through a model together, all accelerators counted.
             share = min(work.rows, (work.micro_rows or work.rows) * self.count)
             passes = phase.tokens / (share * work.length)
-            is_marked = phase.action == "learn" and not work.is_stored and not work.is_translated
+            is_marked = phase.action == "learn" and not (
+                work.is_stored or work.is_translated or work.is_tensor_parallel
+            )
             layers = 2 * _WIDE * student.inside + (work.teacher_bytes * teacher.inside if is_marked else 0)
             moved = passes * layers + phase.steps * _WIDE * (student.outside + work.trained)
-        return moved * (self.count - 1) / self.count / self.wire
+        return (moved + summed) * (self.count - 1) / self.count / self.wire
 
     def reading(self, work: Workload, phase: Phase) -> float:
         """Seconds that memory alone decides: the optimizer's step, and writing, where all weights are read for each token."""

@@ -69,7 +69,12 @@ def memory_of_learning(
     tokens = micro_rows * work.length
     if work.writing is not None:
         tokens = min(tokens, work.tokens_per_step)
-    needed: dict[str, float] = dict(_teacher_beside(work, count if how == "fsdp2" else 1, is_gpu=is_gpu))
+    is_divided = how == "fsdp2" or work.is_tensor_parallel
+    needed: dict[str, float] = dict(_teacher_beside(work, count if is_divided else 1, is_gpu=is_gpu))
+    if work.is_tensor_parallel and count > 1:  # the rows of all processes go through it in each
+        needed["teacher's pass"] = float(
+            count * tokens * (_passing(work, work.teacher) + work.bytes * work.teacher.width)
+        )
     needed |= _of_student(work, count, how, is_one_pass=micro_rows == share)
     if work.bytes < _WEIGHT:
         # Autocast makes them in a pass's forward and keeps them to its end, of divided layers as of whole ones.
@@ -159,7 +164,7 @@ def _teacher_beside(work: Workload, shards: int, *, is_gpu: bool) -> Iterator[tu
         return
     shards = 1 if work.is_translated else shards
     yield "teacher", work.teacher_bytes * (teacher.inside / shards + teacher.outside)
-    if shards > 1:
+    if shards > 1 and not work.is_tensor_parallel:
         yield "teacher's layers, gathered", float(2 * work.teacher_bytes * teacher.largest)
 
 

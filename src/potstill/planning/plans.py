@@ -224,6 +224,11 @@ def _of_sharing(work: Workload, where: Fleet) -> list[str]:
         "ddp": "all of student and teacher on each accelerator",
         "fsdp2": "the student divided over all of them, and a live teacher's layers; models are measured whole",
     }
+    if work.is_tensor_parallel:
+        words = {
+            "ddp": "all of the student on each accelerator, a part of each of the teacher's layers; models are measured whole",
+            "fsdp2": "student and teacher's layers divided over all of them; models are measured whole",
+        }
     both = _READ * (work.teacher.parameters + work.student.parameters)
     return [
         f"planned for recipes/accelerate/{how}.yaml: {words[how]}",

@@ -33,6 +33,7 @@ class Workload:
     rows          sequences a step; `micro_rows` of them a pass (None: all at once), of `length` tokens each
     is_stored     whether labels on disk mark, not the teacher
     is_translated  whether the teacher has a tokenizer of its own
+    is_tensor_parallel  whether the processes run the teacher together, each a part of its layers
     labelled      predictions that the teacher is to put on disk; 0 for none
     labels        what is kept of each, `label_rows` sequences a pass of the teacher
     held_out      tokens that every model is measured on
@@ -60,6 +61,7 @@ class Workload:
     micro_rows: int | None = None
     is_stored: bool = False
     is_translated: bool = False
+    is_tensor_parallel: bool = False
     labelled: int = 0
     labels: LabelFormat = field(default_factory=LabelFormat)
     label_rows: int = 8

@@ -54,7 +54,9 @@ def build_schedule(schedule: CosineTable | LinearTable | ConstantTable) -> Sched
             return Constant(schedule.warmup)
 
 
-def build_settings(training: TrainingTable, *, steps: int, dtype: torch.dtype) -> TrainingSettings:
+def build_settings(
+    training: TrainingTable, *, steps: int, dtype: torch.dtype, tensor_parallel: bool = False
+) -> TrainingSettings:
     """What the loop is told. `steps` and `dtype` are decided outside: by the text's size, and by measuring where auto."""
     from potstill.training import TrainingSettings
 
@@ -67,6 +69,7 @@ def build_settings(training: TrainingTable, *, steps: int, dtype: torch.dtype) -
         betas=(training.beta1, training.beta2),
         max_gradient_norm=training.max_gradient_norm,
         skip_spikes=training.skip_spikes or None,
+        tensor_parallel=tensor_parallel,
         dtype=dtype,
         gradient_checkpointing=training.gradient_checkpointing,
         compile_loss=training.compile_loss,

@@ -95,7 +95,7 @@ def build_job(recipe: Recipe, out: Path, *, say: Say) -> BuiltJob:
         gate=build_gate(recipe, corpus, task_of(model), steps=steps),
         correction=build_correction(recipe, dtype=dtype),
         masking=batches.masking if isinstance(batches, MaskedBatches) else None,
-        settings=build_settings(training, steps=steps, dtype=dtype),
+        settings=build_settings(training, steps=steps, dtype=dtype, tensor_parallel=recipe.teacher.tensor_parallel),
         length=training.length,
         trackers=training.trackers,
     )
@@ -187,10 +187,20 @@ def check_stored(recipe: Recipe, task: str) -> None:
 
 def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrainedModel, PreTrainedTokenizerBase, int]:
     """(teacher, untouched student, the student's tokenizer, size of the vocabulary both share)."""
-    from potstill.models import check_context, check_head, check_packing, load_model, task_of
+    from potstill.models import (
+        check_context,
+        check_head,
+        check_packing,
+        check_tensor_parallel,
+        join_processes,
+        load_model,
+        task_of,
+    )
 
     say(f"loading {recipe.teacher.model}")
     model = load_model(recipe.teacher.model)
+    if recipe.teacher.tensor_parallel:
+        check_tensor_parallel(model, join_processes().num_processes)
     student, _ = build_student(recipe.student, model)
     size, tokenizer = shared_tokenizer(recipe, model, student)
     for checked in (model, student):

@@ -36,8 +36,9 @@ class Amounts:
     writing: Writing | None = None
 
 
-def build_workload(recipe: Recipe, *, tokens: int | None = None, say: Say) -> Workload:
+def build_workload(recipe: Recipe, *, tokens: int | None = None, count: int = 1, say: Say) -> Workload:
     """What the run will be made of, from configurations and the text itself; with `tokens`, of a text of that size, which isn't read.
+    `count` processes share it.
 
     Raises whatever `potstill distill` (or `compress`) would say of shapes, tokenizers and text.
     """
@@ -47,7 +48,7 @@ def build_workload(recipe: Recipe, *, tokens: int | None = None, say: Say) -> Wo
         check_search(recipe, Path("runs") / recipe.name)
     teacher = load_shape(recipe.teacher.model)
     student = half_of(teacher) if recipe.student.kind == "search" else build_shape(recipe.student, teacher)
-    _check(recipe, teacher, student)
+    _check(recipe, teacher, student, count)
     if tokens is not None:
         amounts = on_paper(recipe, tokens)
     else:
@@ -55,10 +56,12 @@ def build_workload(recipe: Recipe, *, tokens: int | None = None, say: Say) -> Wo
     return workload_of(recipe, teacher, student, amounts)
 
 
-def _check(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel) -> None:
+def _check(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel, count: int) -> None:
     """What the run refuses that can be seen of models without weights."""
-    from potstill.models import check_context, task_of
+    from potstill.models import check_context, check_tensor_parallel, task_of
 
+    if recipe.teacher.tensor_parallel:
+        check_tensor_parallel(teacher, count)
     for model in (teacher, student):
         check_context(model, recipe.training.length)
     if recipe.teacher.kind == "stored":
@@ -99,6 +102,7 @@ def workload_of(
         micro_rows=training.micro_rows,
         is_stored=is_stored,
         is_translated=recipe.teacher.kind == "translated",
+        is_tensor_parallel=recipe.teacher.tensor_parallel,
         labelled=max(0, amounts.learned - stored) if is_stored else 0,
         labels=LabelFormat(labels.tier, labels.tau, labels.k, labels.bits),
         label_rows=labels.rows,

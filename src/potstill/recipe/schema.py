@@ -24,6 +24,7 @@ from potstill.recipe.specialists import AnnealingTable, GateTable, check_special
 from potstill.recipe.stages import StagesTable
 from potstill.recipe.table import FolderName, Share, Table, Text, mistake, needs
 from potstill.recipe.teaching import AverageTable, MixtureTable, check_teaching, check_ways_of_teaching
+from potstill.recipe.tensor_parallel import check_shared_teacher
 from potstill.recipe.translated import TranslationTable
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
@@ -63,6 +64,8 @@ class TeacherTable(Table):
     """The student's own average marks in this one's place. Left out: it marks itself."""
     gate: GateTable | None = None
     """Is it worth hearing on this text? Asked before the run; left out: not asked."""
+    tensor_parallel: bool = False
+    """Among processes: they run it together while the student learns, each a part of its layers (transformers' tp_plan)."""
 
     @model_validator(mode="after")
     def _one_way(self) -> TeacherTable:
@@ -82,12 +85,6 @@ class TeacherTable(Table):
             raise mistake(
                 '`translation` is for a teacher of another tokenizer: set kind = "translated", or leave it out'
             )
-        return self
-
-    @model_validator(mode="after")
-    def _correct_alive(self) -> TeacherTable:
-        if self.correction is not None and self.kind == "stored":
-            raise mistake('stored labels are the uncorrected teacher\'s: leave `correction` out, or set kind to "live"')
         return self
 
 
@@ -345,5 +342,6 @@ class Recipe(Table):
         check_teaching(self)
         check_specialist(self)
         check_four_bits(self)
+        check_shared_teacher(self)
         check_can_mark(self.training.on_policy, teacher=self.teacher, student=self.student.kind, alpha=self.loss.alpha)
         return self

@@ -73,6 +73,8 @@ def check_ways_of_teaching(teacher: TeacherTable) -> None:
     ways = [name for name in ("correction", "mixture", "average") if getattr(teacher, name) is not None]
     if len(ways) > 1:
         raise mistake(f"`{ways[0]}` and `{ways[1]}` each say who marks: keep one")
+    if teacher.correction is not None and teacher.kind == "stored":
+        raise mistake('stored labels are the uncorrected teacher\'s: leave `correction` out, or set kind to "live"')
     if teacher.average is not None and teacher.kind == "stored":
         raise mistake(
             'an average of the student can\'t be stored beforehand: set kind to "live", or leave `average` out'

@@ -161,6 +161,8 @@ def _lightened(recipe: Recipe, tokens: int | None) -> Recipe:
     if teacher.mixture is not None and teacher.mixture.one_at_a_time:
         # All of the text would be labelled here; and teachers that label one at a time may not fit side by side.
         changes["teacher"] = teacher.model_copy(update={"mixture": None})
+    if teacher.tensor_parallel:  # by one process
+        changes["teacher"] = teacher.model_copy(update={"tensor_parallel": False})
     if recipe.student.kind in ("prune", "search"):
         changes["student"] = recipe.student.model_copy(update={"tokens": _FEW_TOKENS})
     if tokens is not None:

@@ -29,13 +29,7 @@ from potstill.training.learner import learner_of
 from potstill.training.on_policy import OnPolicy, StudentText, Written, begin_writing
 from potstill.training.passes import Work, ahead, check_begins_alike, divided
 from potstill.training.schedule import Cosine, Schedule
-from potstill.training.sharding import (
-    keeping_gradients,
-    sharded_teacher,
-    sharding_of,
-    tensor_parallel_teacher,
-    whole,
-)
+from potstill.training.sharding import divided_teacher, keeping_gradients, sharding_of, whole
 from potstill.training.watching import Watch
 from potstill.types import Batch, Labels, Teacher
 
@@ -139,16 +133,12 @@ def train(
     check_begins_alike(accelerator, done, None if isinstance(batches, OnPolicy) else batches.from_step(done))
     learner.gather_()
     asked = teacher if measures.need_teacher or features is not None else None
-    if settings.tensor_parallel:
-        asked = tensor_parallel_teacher(asked, accelerator)
-    else:
-        asked = sharded_teacher(asked, sharding, accelerator.device)
+    asked = divided_teacher(asked, accelerator, sharding, tensor_parallel=settings.tensor_parallel)
     own, text = None, batches
     if isinstance(text, OnPolicy):
         kept = None if newest is None else load_written(newest)
         own = text = begin_writing(text, student, asked, measures.least, sharding, dtype=settings.dtype, kept=kept)
-    in_step = sharding is not None or settings.tensor_parallel
-    work = _work(text, asked, accelerator, settings, done, in_step=in_step)
+    work = _work(text, asked, accelerator, settings, done, in_step=sharding is not None or settings.tensor_parallel)
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch, parts = next(work)

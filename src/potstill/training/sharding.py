@@ -63,6 +63,15 @@ def shard_(root: nn.Module, layers: Iterable[nn.Module], sharding: Sharding) -> 
     fully_shard(root, mesh=sharding.mesh, offload_policy=sharding.offload)
 
 
+def divided_teacher(
+    teacher: Teacher | None, processes: Accelerator, sharding: Sharding | None, *, tensor_parallel: bool
+) -> Teacher | None:
+    """The same teacher as the processes hold it while the student learns: whole in each, divided by layers, or tensor-parallel."""
+    if tensor_parallel:
+        return tensor_parallel_teacher(teacher, processes)
+    return sharded_teacher(teacher, sharding, processes.device)
+
+
 def sharded_teacher(teacher: Teacher | None, sharding: Sharding | None, device: torch.device) -> Teacher | None:
     """The same teacher with the weights of its layers divided; embeddings and head stay whole. Others than live ones stay as they are.
 

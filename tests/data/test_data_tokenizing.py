@@ -1,5 +1,6 @@
 """Documents as token ids and the weight of predicting each."""
 
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from tiny_models import byte_tokenizer
 from tokenizers import processors
 
 from potstill.data import Document, Part, TokenCorpus, check_learnable, place_of, preview, split_of, tokenize
-from potstill.errors import DataError
+from potstill.errors import DataError, RunDirectoryError
 
 TOKENIZER = byte_tokenizer()
 END = TOKENIZER.eos_token_id
@@ -68,6 +69,23 @@ def test_a_corpus_reloads_as_it_was_saved(tmp_path):
     np.testing.assert_array_equal(again.ids, corpus.ids)
     np.testing.assert_array_equal(again.weights, corpus.weights)
     (tmp_path / "tokens" / "ids.npy").unlink()
+    with pytest.raises(DataError, match="holds no tokenised corpus"):
+        TokenCorpus.load(tmp_path / "tokens")
+
+
+@pytest.mark.parametrize("too_few", [1, 100])
+def test_a_disk_that_fills_up_with_the_last_bytes_is_named(too_few, tmp_path):
+    """Files may get no larger than the largest one, but for so many bytes."""
+    corpus = tokenize([document(("abcdef" * 100, True), key=f"{key:05}") for key in range(40)], TOKENIZER)
+    corpus.save(tmp_path / "whole")
+    largest = max(file.stat().st_size for file in (tmp_path / "whole").glob("*.npy"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest - too_few, limits[1]))
+    try:
+        with pytest.raises(RunDirectoryError, match="can't write the tokenised text"):
+            corpus.save(tmp_path / "tokens")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     with pytest.raises(DataError, match="holds no tokenised corpus"):
         TokenCorpus.load(tmp_path / "tokens")
 

@@ -87,3 +87,10 @@ def test_a_bit_that_has_changed_on_the_disk_is_found(name, tmp_path):
         load_model(tmp_path / "student")
     (tmp_path / "student" / "checks.json").unlink()
     load_model(tmp_path / "student")
+
+
+def test_what_is_said_beside_it_is_there_with_it_and_may_change(tmp_path):
+    save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "student", beside={"facts.json": "{}"})
+    assert (tmp_path / "student" / "facts.json").read_text() == "{}"
+    (tmp_path / "student" / "facts.json").write_text("[]")
+    load_model(tmp_path / "student")

@@ -193,3 +193,9 @@ def test_a_tracker_that_is_not_installed_is_not_left_out_silently():
     check_trackers(["tensorboard"])
     with pytest.raises(MissingExtraError, match=r'training.trackers = \["wandb"\] needs the package'):
         check_trackers(["wandb"])
+
+
+def test_of_damaged_steps_those_before_are_left(tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    (tmp_path / "run" / "steps.jsonl").write_bytes(b'{"index": 1}\n{"index": 2, "\xb9": 0}\n{"index": 3}\n')
+    assert folder.steps("distilled") == [{"index": 1}]

@@ -41,6 +41,7 @@ _FORMATS: dict[str, Format] = {"int4": "int4", "int8": "int8", "gguf": "gguf", "
 _FACTS = "export.json"
 # What makes rows that blocks divide.
 _SMALLER = " (a student cut to sizes that 32 divides makes a smaller file: student.hidden, student.ffn)"
+_UNMEASURED = json.dumps({"good": False, "why": "it wasn't measured to the end"}) + "\n"
 _METRICS = {"kl_to_teacher": "KL, nats", "agreement": "same first choice", "perplexity": "perplexity"}
 
 
@@ -99,8 +100,8 @@ def export_and_measure(
     if (folder / _FACTS).exists():
         _mark_unmeasured(folder)
     written = latent if wanted.format == "int4" else model
-    weights = write_export(written, tokenizer, folder, wanted, name=name.removesuffix(".gguf"), codes=codes)
-    _mark_unmeasured(folder)
+    stem, beside = name.removesuffix(".gguf"), {_FACTS: _UNMEASURED}
+    weights = write_export(written, tokenizer, folder, wanted, name=stem, codes=codes, beside=beside)
     console.print(f"[dim]measuring it on {len(corpus)} documents …[/dim]")
     alone = measure_alone(model, corpus, length=length)
     found = rescore(model, tokenizer, weights, wanted, corpus, length=length, alone=alone, threads=threads)
@@ -185,7 +186,7 @@ def _mark_unmeasured(folder: Path) -> None:
     """Nothing says of the weights in the folder that they are good before they were measured."""
     for stale in ("README.md", "Modelfile"):
         (folder / stale).unlink(missing_ok=True)
-    _write(folder / _FACTS, json.dumps({"good": False, "why": "it wasn't measured to the end"}) + "\n")
+    _write(folder / _FACTS, _UNMEASURED)
 
 
 def _check_is_free(folder: Path, place: str) -> None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from numpy.typing import NDArray
 
 from potstill.checks import check_of_json
@@ -112,9 +113,8 @@ class TokenCorpus:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in _ARRAYS:
-                # Through a file of ours: numpy's own says nothing of a full disk.
                 with (folder / f"{name}.npy").open("wb") as file:
-                    np.save(file, getattr(self, name), allow_pickle=False)
+                    _write_array(file, np.ascontiguousarray(getattr(self, name)))
             part = folder / f"{_CORPUS_FILE}.part"
             lists = {name: getattr(self, name) for name in _LISTS}
             checks = {name: _check_of(getattr(self, name)) for name in _ARRAYS}
@@ -155,6 +155,12 @@ class TokenCorpus:
         ) as error:
             raise DataError(f"{folder} holds no tokenised corpus ({error}): delete it and run again") from error
         return cls(**names, **arrays)
+
+
+def _write_array(file: IO[bytes], array: NDArray[Any]) -> None:
+    """As np.save, which hands a real file to C and hears nothing of a disk that is full when the last bytes are written."""
+    write_array_header_1_0(file, header_data_from_array_1_0(array))
+    file.write(array.data)
 
 
 def _check_of(array: NDArray) -> str:

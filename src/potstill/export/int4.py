@@ -137,14 +137,15 @@ def save_packed(
     *,
     bits: int = 4,
     found: Codes | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write the model, rounded to four or eight bits, as compressed-tensors reads it (`pack-quantized`): transformers and vLLM load it.
 
     Give the model itself, not a rounded one: rounding what is rounded finds other scales. `found`: codes and scales of its layers that
-    are not the nearest ones (`calibrated`). Whole or not at all, with the errors of `save_model`.
+    are not the nearest ones (`calibrated`). Whole or not at all, with `beside` and the errors of `save_model`.
     """
     group = checked_group(model, group)
-    with saved_whole(folder) as written:
+    with saved_whole(folder, beside=beside) as written:
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
         for full in (*written.glob("*.safetensors"), *written.glob("*.safetensors.index.json")):

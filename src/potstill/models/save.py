@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,36 +20,45 @@ CHECKS = "checks.json"
 _ADVICE = f"copy the model again, or make it anew; where it was changed on purpose, delete {CHECKS}"
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    beside: Mapping[str, str] | None = None,
+) -> None:
     """Writes weights (safetensors), configuration and tokenizer so that plain `from_pretrained(folder)` reloads them.
 
     Everything is written into a folder beside and renamed at the end, so a model saved earlier is replaced whole and not
-    before the new one is complete. Raises RunDirectoryError where the folder holds something else, or can't be written.
+    before the new one is complete; `beside` are further files, their text by name. Raises RunDirectoryError where the folder
+    holds something else, or can't be written.
     """
-    with saved_whole(Path(folder)) as written:
+    with saved_whole(Path(folder), beside=beside) as written:
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
 
 
 @contextmanager
-def saved_whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write a model into, which takes its place at the end. Errors as save_model's."""
+def saved_whole(folder: Path, *, beside: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """A folder to write a model into, which takes the place of `folder` at the end, with the files `beside`. Errors as save_model's."""
     if folder.exists() and not _is_replaceable(folder):
         raise RunDirectoryError(
             f"{folder} is not a saved model and would be replaced by one: choose another folder or move it away"
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as beside:
-            written = Path(beside, "written")
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
+            written = Path(place, "written")
             yield written
             # safetensors writes for its owner alone; whoever may read the rest may read the weights.
             for file in written.glob("*.safetensors"):
                 file.chmod((written / "config.json").stat().st_mode)
             checks = {file.name: check_of_file(file) for file in sorted(written.iterdir()) if file.is_file()}
             (written / CHECKS).write_text(json.dumps(checks, indent=1) + "\n", "utf-8")
+            for name, text in (beside or {}).items():  # not the model's: they may change
+                (written / name).write_text(text, "utf-8")
             if folder.exists():
-                folder.rename(Path(beside, "replaced"))
+                folder.rename(Path(place, "replaced"))
             written.rename(folder)
     except Exception as error:
         # The tokenizers library raises plain Exceptions.

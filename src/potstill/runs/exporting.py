@@ -127,8 +127,10 @@ def write_export(
     *,
     name: str,
     codes: Codes | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write it; the GGUF file, or the folder itself. `codes`: of int4 and int8, where they are not the nearest.
+    """Write it; the GGUF file, or the folder itself. `codes`: of int4 and int8, where they are not the nearest. `beside`: further files,
+    their text by name, which are there as soon as anything is.
 
     ModelError for what the format can't express, RunDirectoryError where it can't be written.
     """
@@ -136,6 +138,8 @@ def write_export(
         case "gguf":
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                for file, text in (beside or {}).items():
+                    (folder / file).write_text(text, "utf-8")
             except OSError as error:
                 raise RunDirectoryError(
                     f"can't make {folder}: {error.strerror or error}. Choose another folder (--out)"
@@ -144,9 +148,9 @@ def write_export(
             save_gguf(model, tokenizer, path, wanted.kind, name=name)
             return path
         case "huggingface":
-            save_model(model, tokenizer, folder)
+            save_model(model, tokenizer, folder, beside=beside)
         case "int4" | "int8":
-            save_packed(model, tokenizer, folder, wanted.group, bits=int(wanted.format[-1]), found=codes)
+            save_packed(model, tokenizer, folder, wanted.group, bits=int(wanted.format[-1]), found=codes, beside=beside)
     return folder
 
 

@@ -119,10 +119,10 @@ class RunFolder:
             raise RunDirectoryError(f"{self.path / name} can't be read ({error}): delete it and run again") from error
 
     def steps(self, name: str) -> list[dict[str, object]]:
-        """The logged steps of an arm, in order; empty for what was not trained. A line cut off by a kill is left out."""
+        """The logged steps of an arm, in order; none of what was not trained. What follows a line cut off or damaged is left out."""
         path = self.of_arm(name) / "steps.jsonl"
         found = []
-        for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
                 found.append(json.loads(line))
             except (ValueError, RecursionError):

@@ -256,8 +256,10 @@ from potstill.training import TrainingSettings, train
 from accelerate import PartialState
 
 student, teacher = small_model(3), LiveTeacher(small_model(8), size=TOKENS)
-plan = plan_of(share=0.75, rows=5, teacher_share=0.25)
-steps = list(train(student, teacher, plan, REVERSE, TrainingSettings(steps=4, learning_rate=1e-2, micro_rows=2)))
+plan = plan_of(share=0.75, rows=5, teacher_share={teacher_share})
+shared = {shared} and PartialState().num_processes > 1
+settings = TrainingSettings(steps=4, learning_rate=1e-2, micro_rows=2, tensor_parallel=shared)
+steps = list(train(student, teacher, plan, REVERSE, settings))
 if PartialState().is_main_process:
     written = [0 if step.written is None else step.written.tokens for step in steps]
     torch.save({{"student": student.state_dict(), "losses": [step.loss for step in steps], "written": written}}, {out!r})
@@ -273,12 +275,13 @@ def small_model(seed: int) -> LlamaForCausalLM:
 
 
 @pytest.mark.slow
-def test_two_processes_write_and_learn_what_one_does(tmp_path: Path):
-    """Ten completions over two processes, learned in steps of five: 3 rows and 2."""
-    found = {}
+@pytest.mark.parametrize(("shared", "teacher_share"), [(False, 0.25), (True, 0.0)])
+def test_two_processes_write_and_learn_what_one_does(shared: bool, teacher_share: float, tmp_path: Path):
+    """Ten completions over two processes, learned in steps of five: 3 rows and 2; also from a teacher that they run together."""
+    found, how = {}, {"shared": shared, "teacher_share": teacher_share}
     for world in (1, 2):
         out = tmp_path / f"world-{world}.pt"
-        script = WORKER.format(paths=[str(Path(__file__).parent)], out=str(out))
+        script = WORKER.format(paths=[str(Path(__file__).parent)], out=str(out), **how)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

@@ -7,7 +7,7 @@ from tiny_models import FAMILIES, byte_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from potstill.errors import ModelError, RunDirectoryError
-from potstill.models import load_model, load_tokenizer, save_model
+from potstill.models import load_model, load_tokenizer, save_model, saved_whole
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -90,7 +90,8 @@ def test_a_bit_that_has_changed_on_the_disk_is_found(name, tmp_path):
 
 
 def test_what_is_said_beside_it_is_there_with_it_and_may_change(tmp_path):
-    save_model(tiny_model("llama"), byte_tokenizer(), tmp_path / "student", beside={"facts.json": "{}"})
+    with saved_whole(tmp_path / "student", beside={"facts.json": "{}"}) as written:
+        tiny_model("llama").save_pretrained(written)
     assert (tmp_path / "student" / "facts.json").read_text() == "{}"
     (tmp_path / "student" / "facts.json").write_text("[]")
     load_model(tmp_path / "student")

@@ -20,27 +20,23 @@ CHECKS = "checks.json"
 _ADVICE = f"copy the model again, or make it anew; where it was changed on purpose, delete {CHECKS}"
 
 
-def save_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
-    *,
-    beside: Mapping[str, str] | None = None,
-) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Writes weights (safetensors), configuration and tokenizer so that plain `from_pretrained(folder)` reloads them.
 
     Everything is written into a folder beside and renamed at the end, so a model saved earlier is replaced whole and not
-    before the new one is complete; `beside` are further files, their text by name. Raises RunDirectoryError where the folder
-    holds something else, or can't be written.
+    before the new one is complete. Raises RunDirectoryError where the folder holds something else, or can't be written.
     """
-    with saved_whole(Path(folder), beside=beside) as written:
+    with saved_whole(Path(folder)) as written:
         model.save_pretrained(written)
         tokenizer.save_pretrained(written)
 
 
 @contextmanager
 def saved_whole(folder: Path, *, beside: Mapping[str, str] | None = None) -> Iterator[Path]:
-    """A folder to write a model into, which takes the place of `folder` at the end, with the files `beside`. Errors as save_model's."""
+    """A folder to write a model into, which takes the place of `folder` at the end; `beside` are further files, their text by name.
+
+    Errors as save_model's.
+    """
     if folder.exists() and not _is_replaceable(folder):
         raise RunDirectoryError(
             f"{folder} is not a saved model and would be replaced by one: choose another folder or move it away"

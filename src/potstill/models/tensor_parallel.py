@@ -9,7 +9,7 @@ from copy import deepcopy
 from accelerate import Accelerator
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
-from transformers.distributed import DistributedConfig
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from potstill.errors import ModelError, RecipeError
 from potstill.models.checks import check_same_states
@@ -63,7 +63,7 @@ def tensor_parallel(model: PreTrainedModel, processes: Accelerator) -> PreTraine
     copy = deepcopy(model)
     copy.tp_plan = _plan_of(copy)
     config, _, mesh = copy.prepare_distribute_model(DistributedConfig(tp_size=processes.num_processes))
-    copy = copy.maybe_distribute_model(copy, config, mesh)
+    copy.maybe_distribute_model(copy, config, mesh)  # in place
     for tensor in (*copy.parameters(), *copy.buffers()):
         if not isinstance(tensor, DTensor):
             tensor.data = tensor.data.to(processes.device)

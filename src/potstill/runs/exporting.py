@@ -21,7 +21,7 @@ from potstill.export.folder import bytes_on_disk
 from potstill.export.gguf_file import bytes_in, context_in, head_in, save_gguf, smaller_blocks_in, types_in
 from potstill.export.int4 import Codes, save_packed
 from potstill.export.padding import padding_of
-from potstill.models import head_of, load_model, save_model
+from potstill.models import head_of, load_model, saved_whole
 from potstill.teachers import LiveTeacher
 
 Format = Literal["int4", "int8", "gguf", "huggingface"]
@@ -148,7 +148,9 @@ def write_export(
             save_gguf(model, tokenizer, path, wanted.kind, name=name)
             return path
         case "huggingface":
-            save_model(model, tokenizer, folder, beside=beside)
+            with saved_whole(folder, beside=beside) as written:
+                model.save_pretrained(written)
+                tokenizer.save_pretrained(written)
         case "int4" | "int8":
             save_packed(model, tokenizer, folder, wanted.group, bits=int(wanted.format[-1]), found=codes, beside=beside)
     return folder

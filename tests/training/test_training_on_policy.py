@@ -257,8 +257,7 @@ from accelerate import PartialState
 
 student, teacher = small_model(3), LiveTeacher(small_model(8), size=TOKENS)
 plan = plan_of(share=0.75, rows=5, teacher_share={teacher_share})
-shared = {shared} and PartialState().num_processes > 1
-settings = TrainingSettings(steps=4, learning_rate=1e-2, micro_rows=2, tensor_parallel=shared)
+settings = TrainingSettings(steps=4, learning_rate=1e-2, micro_rows=2, tensor_parallel={shared})
 steps = list(train(student, teacher, plan, REVERSE, settings))
 if PartialState().is_main_process:
     written = [0 if step.written is None else step.written.tokens for step in steps]
@@ -278,9 +277,10 @@ def small_model(seed: int) -> LlamaForCausalLM:
 @pytest.mark.parametrize(("shared", "teacher_share"), [(False, 0.25), (True, 0.0)])
 def test_two_processes_write_and_learn_what_one_does(shared: bool, teacher_share: float, tmp_path: Path):
     """Ten completions over two processes, learned in steps of five: 3 rows and 2; also from a teacher that they run together."""
-    found, how = {}, {"shared": shared, "teacher_share": teacher_share}
+    found = {}
     for world in (1, 2):
         out = tmp_path / f"world-{world}.pt"
+        how = {"shared": shared and world > 1, "teacher_share": teacher_share}
         script = WORKER.format(paths=[str(Path(__file__).parent)], out=str(out), **how)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

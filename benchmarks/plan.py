@@ -107,12 +107,9 @@ to its end, with what loading took when it was planned. Disk is at most: three c
 What a plan can't know: how many candidates a search will train (it takes what other searches trained, `search.md`), how busy the machine
 will be, and what writing models and the report takes. Against accelerators nothing was checked: there was none here.
 
-The times of 26 November 2026 are not settled. Four to eight other processes shared the two cores, and the CPU time of the same work swung
-with them: the same labelling took 22 CPU seconds in one plan, 38 in another a quarter of an hour later, and 25 when it was run by itself
-between the two. "Planned again" is against the same real run, by a plan that also counts what bringing in the report's libraries takes;
-the other three don't, which makes them too low by some seconds a process. How much of SmolLM2's 26 % that is was not measured: writing
-models is not counted either. So the live run is within 25 %, the stored one on either side of it, SmolLM2's just outside. To be run again
-on a machine by itself, with the search, which was not compared.
+Every time is within 25 % of the real one, and every one too low: what writing models and the report takes is not counted. A soak on
+another core kept its pace all the while. Earlier on the same day, with four to eight other processes on the two cores, the same plans were
+between 26 % too low and 28 % too high: the CPU time of the same work swung with them. Memory of small runs is up to 42 % too low.
 """
 
 

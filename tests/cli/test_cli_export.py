@@ -7,7 +7,7 @@ import pytest
 import torch
 from commands import Workshop
 from small_tokenizers import TEXTS, byte_level
-from tiny_models import GROUPED, tiny_model
+from tiny_models import FAMILIES, GROUPED, tiny_model
 
 from potstill.errors import ModelError
 from potstill.export import rounded, save_packed
@@ -53,13 +53,13 @@ def test_what_misses_its_bar_stays_and_ends_with_1(small: Workshop):
 
 
 def test_it_says_which_matrices_stay_of_16_bits_and_ollama_gets_a_name_it_takes(small: Workshop):
-    narrow = tiny_model("llama", settings=SIZED | {"intermediate_size": 40}, spread=10.0)
+    narrow = tiny_model("gpt2", settings=FAMILIES["gpt2"] | {"vocab_size": 320, "n_embd": 40, "n_head": 4}, spread=10.0)
     save_model(narrow, byte_level(), small.path / "My run (2)" / "student")
     said = small.run("export", "My run (2)", "--to", "gguf", "-d", "some.txt", "--threads", "1")
     assert said.exit_code in (0, 1), said.output
     one_line = " ".join(said.output.split())
     assert "not q8_0 blocks of 32 don't divide the rows of" in one_line
-    assert "ffn_down (40 inputs): F16" in one_line
+    assert "ffn_up (40 inputs): F16" in one_line
     assert "cut to sizes that 32 divides" in one_line
     assert "ollama create my-run-2-q8_0 -f Modelfile && ollama run my-run-2-q8_0" in one_line
 

@@ -67,7 +67,7 @@ def test_every_setting_of_the_loop_comes_from_the_recipe() -> None:
         "seed": 13,
         "schedule": {"kind": "constant"},
     }
-    settings = build_settings(recipe_with(training=asked).training, steps=5, dtype=torch.bfloat16)
+    settings = build_settings(recipe_with(training=asked).training, steps=5, dtype=torch.bfloat16, tensor_parallel=True)
     default = build_settings(recipe_with().training, steps=1, dtype=torch.float32)
     assert (settings.steps, settings.betas, settings.checkpoint_every, settings.seed) == (5, (0.1, 0.2), 11, 13)
     assert [f.name for f in fields(settings) if getattr(settings, f.name) == getattr(default, f.name)] == []

@@ -47,7 +47,7 @@ def test_what_can_not_be_served_is_refused_in_words(words, said, workshop, monke
 
 def test_the_extra_is_named(workshop, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None if name == "uvicorn" else object())
-    assert "potstill[serve]" in workshop.refused("serve", "a.gguf")
+    assert "pip install '.[serve]'" in workshop.refused("serve", "a.gguf")
 
 
 def test_an_answer_on_its_way_is_finished_at_the_end(tmp_path):

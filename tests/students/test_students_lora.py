@@ -63,5 +63,5 @@ def test_two_are_equal_and_the_random_state_is_left_alone():
 
 def test_without_peft(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"potstill\[lora\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install '\.\[lora\]'"):
         add_lora(tiny_model("llama"), rank=2, alpha=4.0)

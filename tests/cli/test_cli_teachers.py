@@ -123,8 +123,17 @@ def test_the_average_and_smoothed_labels_stand_in_the_scores(two: Workshop):
 
 def test_generations_go_on_where_they_were_and_end_as_if_they_had_not_been_killed(two: Workshop):
     words = ("-s", 'stages={ kind = "generations", count = 1 }', "-s", "loss.alpha=0.5")
+    checked = " ".join(two.run("check", "recipe.toml", *QUICK, *words).output.split())
+    assert (
+        "stages 3, one after another: generation-0 to generation-1, each 2 steps; direct 4 steps: 8 steps in all"
+        in checked
+    )
     whole = two.run("distill", "recipe.toml", "-o", "whole", *QUICK, *words)
     assert whole.exit_code == 0, (whole.output, whole.exception)
+    assert "table whole/stages.md" in " ".join(whole.output.split())
+    said = " ".join(two.refused("report", "whole").split())
+    assert "is a run of stages, whose table is whole/stages.md" in said
+    assert "whole/stages/generation-0 whole/stages/generation-1 whole/stages/direct`" in said
     stages = ["generation-0", "generation-1", "direct"]
     assert sorted(path.name for path in (two.path / "whole" / "stages").iterdir()) == sorted(stages)
     rows = json.loads((two.path / "whole" / "stages.json").read_text())

@@ -170,7 +170,9 @@ def test_the_command_goes_on_after_a_kill(workshop: Workshop):
     again = workshop.run(*command)
     assert again.exit_code == 0, again.output
     assert "AUROC nan" not in again.output
-    assert "next potstill serve student --teacher teacher --policy out/policy.json" in " ".join(again.output.split())
+    assert (
+        "next potstill serve student --teacher teacher --policy out/policy.json" in " ".join(again.output.split())
+    ) != ("Nothing can be promised" in again.output)
     assert "31 queries answered" in again.output
     assert "29 were there already" in again.output
     assert sorted(json.loads(line)["id"] for line in journal.read_bytes().splitlines()[1:]) == sorted(
@@ -185,6 +187,18 @@ def test_the_command_goes_on_after_a_kill(workshop: Workshop):
     elsewhere = [str(workshop.path / word) if word in ("student", "teacher") else word for word in command]
     assert "60 were there already" in workshop.run(*elsewhere).output  # the same models by other paths
     assert "was written with new_tokens = 4" in refused(workshop, *command[:-5], "5")
+
+
+@pytest.mark.parametrize("right", [1, 0])
+def test_a_policy_leads_to_the_door_where_it_promises_something(right: int, workshop: Workshop):
+    rows = [{"student_score": right or n % 2, "teacher_score": 1, "mean_logprob": -1.0 - n / 600} for n in range(600)]
+    (workshop.path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = workshop.run("route", "q.jsonl", "-o", "out", "--by", "mean_logprob")
+    assert done.exit_code == 0, done.output
+    door = "next potstill serve STUDENT --teacher TEACHER --policy out/policy.json"
+    assert (door in " ".join(done.output.split())) == bool(right)
+    assert ("Nothing can be promised" in done.output) != bool(right)
+    assert (Policy.load(workshop.path / "out" / "policy.json").threshold is None) != bool(right)
 
 
 def test_a_server_and_a_model_here(workshop: Workshop):

@@ -79,6 +79,21 @@ def test_an_answer_on_its_way_is_finished_at_the_end(tmp_path):
     assert "Traceback" not in said
 
 
+def test_a_policy_without_a_threshold_is_told_at_the_door(tmp_path):
+    port = free_port()
+    with (
+        engine() as student,
+        engine(name="teacher") as teacher,
+        served(f"{student.url}#s", "-t", f"{teacher.url}#t", "-p", saved(policy(None), tmp_path), port=port) as door,
+    ):
+        assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
+        door.send_signal(signal.SIGTERM)
+        assert door.stderr is not None
+        said = " ".join(door.stderr.read().split())
+        assert door.wait(30) == 0
+    assert "the policy promises nothing, so the teacher answers everything" in said
+
+
 @pytest.mark.slow
 def test_an_answer_that_takes_too_long_at_the_end_is_cut():
     port = free_port()

@@ -60,6 +60,20 @@ def test_what_was_written_is_learned(workshop):
     assert (workshop.path / "runs" / "recipe" / "student" / "model.safetensors").exists()
 
 
+def test_texts_that_were_cut_are_told_with_a_way_out(workshop):
+    done = workshop.run("write", "w.toml", "-s", "output.cut=false", "-s", "sampling.max_new_tokens=1")
+    said = " ".join(done.stdout.split())
+    assert "were not at their end after 1 tokens" in said
+    assert (
+        "raise sampling.max_new_tokens (with a folder of its own, -o), or keep them without an end: output.cut = true"
+        in said
+    )
+    kept = workshop.run("write", "w.toml", "-s", "sampling.max_new_tokens=1")
+    assert kept.exit_code == 0, kept.output
+    assert "not at their end" not in kept.stdout
+    assert "nothing was missing" in kept.stderr
+
+
 def test_a_starter_leads_on(workshop):
     assert "potstill write --dry-run write.toml" in workshop.run("recipes", "write").output
     sets = ["-s", "writer.model=teacher", "-s", "sampling.max_new_tokens=8", "-s", "output.cut=true"]

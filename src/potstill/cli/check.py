@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,8 +117,30 @@ def _print_estimate(
             + (f", and {_time(looking)} to see what matters in the teacher (student.tokens)" if looked_at else "")
             + ("; writing comes on top" if training.on_policy is not None else "")
             + ("; other teachers come on top" if decoded.teacher.mixture is not None else "")
-            + ("; of one stage" if decoded.stages is not None else "")
+            + ("; of one stage that long" if decoded.stages is not None else "")
         )
+    if decoded.stages is not None:
+        console.print(f"stages   {_stages(decoded)}")
+
+
+def _stages(recipe: Recipe) -> str:
+    """How many runs a recipe of stages is, and how long each; equal ones that follow each other are told together."""
+    from potstill.recipe.schema import LENGTHS_OF_TRAINING
+    from potstill.recipe.staging import assistants_of, plan_stages, recipe_of_stage
+
+    stages = plan_stages(recipe, assistants_of(recipe))
+    lengths = []
+    for stage in stages:
+        training = recipe_of_stage(recipe, stage, Path("runs") / recipe.name).training
+        lengths += [(value, unit) for unit in LENGTHS_OF_TRAINING if (value := getattr(training, unit)) is not None]
+    told = []
+    for (value, unit), group in groupby(zip(lengths, stages, strict=True), key=lambda one: one[0]):
+        names = [stage.name for _, stage in group]
+        name = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}, each"
+        told.append(f"{name} {round(value, 2):,} {unit}")
+    units = {unit for _, unit in lengths}
+    whole = f": {round(sum(value for value, _ in lengths), 2):,} {units.pop()} in all" if len(units) == 1 else ""
+    return f"{len(stages)}, one after another: {'; '.join(told)}{whole}"
 
 
 def _bytes(count: int) -> str:

@@ -105,7 +105,7 @@ def prune_model(
     (out / "lineage.json").write_text(json.dumps(asdict(lineage)) + "\n", "utf-8")
     _print(model, student, axes, lineage.layers, held_out_sample(held_out, _HELD_OUT_TOKENS, length), length, console)
     console.print(
-        f'\nmodel    [bold]{escape(str(out))}[/bold]  (student.kind = "model", student.model = {str(out)!r})'
+        f'\nmodel    [bold]{escape(str(out))}[/bold]  (student.kind = "model", student.model = {json.dumps(str(out), ensure_ascii=False)})'
         f"\npicture  {escape(str(out / 'importance.png'))}"
     )
 

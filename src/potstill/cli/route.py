@@ -59,6 +59,7 @@ def route(
 
     from potstill.cli.console import new_console
     from potstill.cli.routing import Answers, cost_of, route_queries, share_of
+    from potstill.routing import Policy
     from potstill.routing.calibration import Wanted
 
     wanted = Wanted(
@@ -70,6 +71,8 @@ def route(
     answers = Answers(student, teacher, judge.value, how, chat, new_tokens, rows, key_from)
     console = new_console()
     route_queries(queries, out, answers, wanted, cost_of(cost), console, Console(stderr=True))
+    if Policy.load(out / "policy.json").threshold is None:
+        return
     served = shlex.join([student or "STUDENT", "--teacher", teacher or "TEACHER", "--policy", str(out / "policy.json")])
     console.print(
         f"next     potstill serve {served}   (both as GGUF files, exported runs or servers)",

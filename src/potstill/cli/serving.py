@@ -70,6 +70,11 @@ def serve_with(
             f"[yellow]careful[/yellow]  the policy was calibrated on {of}, and here answers are written: its promise is not of them. "
             "Calibrate on queries like those that come (potstill route)",
         )
+    if policy is not None and policy.threshold is None:
+        _note(
+            watching,
+            "[yellow]careful[/yellow]  the policy promises nothing, so the teacher answers everything and the student nothing",
+        )
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("potstill.serving").setLevel(logging.INFO)
     metrics = Metrics()

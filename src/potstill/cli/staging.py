@@ -28,7 +28,12 @@ from potstill.recipe.staging import (
 from potstill.runs import Measured, RunFolder, measure_stages
 
 _OVERVIEW = "overview"
-_COLUMNS = {"perplexity": "{:.2f}", "accuracy": "{:.1%}", "agreement": "{:.1%}", "kl_to_teacher": "{:.3f}"}
+_COLUMNS = {
+    "perplexity": ("perplexity", "{:.2f}"),
+    "accuracy": ("right", "{:.1%}"),
+    "agreement": ("agrees", "{:.1%}"),
+    "kl_to_teacher": ("KL, nats", "{:.3f}"),
+}
 
 
 def run_stages(recipe: Recipe, out: Path, console: Console) -> tuple[ModelScores, ...]:
@@ -51,7 +56,10 @@ def run_stages(recipe: Recipe, out: Path, console: Console) -> tuple[ModelScores
     folder.write_text("stages.md", score_table(rows))
     _print(rows, console)
     last = [stage for stage in stages if stage.name != "direct"][-1]
-    console.print(f"\nstudent  [bold]{escape(str(student_of(out, last.name)))}[/bold]")
+    console.print(
+        f"\nstudent  [bold]{escape(str(student_of(out, last.name)))}[/bold]  (loads with AutoModelForCausalLM.from_pretrained)"
+    )
+    console.print(f"table    {escape(str(out / 'stages.md'))}  (each stage has its page: stages/NAME/report.html)")
     return rows
 
 
@@ -97,11 +105,11 @@ def _described(recipe: Recipe, stages: tuple[PlannedStage, ...], out: Path) -> l
 def _print(rows: tuple[ModelScores, ...], console: Console) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
-    for name in _COLUMNS:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
+    for name, _ in _COLUMNS.values():
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         cells = []
-        for metric, form in _COLUMNS.items():
+        for metric, (_, form) in _COLUMNS.items():
             score = row.scores.get(metric)
             is_itself = row.name == "teacher" and metric in NEEDS_TEACHER
             cells.append(

@@ -102,6 +102,12 @@ def finish_writing(built: BuiltWriting, journal: Journal, folder: Path, progress
     console.print(
         f"rows     [bold]{escape(str(folder / 'written.jsonl'))}[/bold]  {number:,}, to learn from: data.source"
     )
+    if (cut := selected.refused.get("cut", 0)) > done.samples / 2:
+        longest = built.recipe.sampling.max_new_tokens
+        console.print(
+            f"[yellow]cut      {cut:,} of {done.samples:,} texts were not at their end after {longest:,} tokens, and are refused: raise "
+            f"sampling.max_new_tokens (with a folder of its own, -o){_keeping_cut(built)}[/yellow]"
+        )
     if listed:
         path = folder / "answers.jsonl"
         console.print(f"labels   [bold]{escape(str(path))}[/bold]  {listed:,} answers, for potstill import-labels")
@@ -142,6 +148,17 @@ def _prompt_tokens(built: BuiltWriting) -> int:
         return sum(len(built.writer.tokens_of(prompt)) for prompt in built.prompts)
     texts = (p.sent if isinstance(p.sent, str) else "".join(t["content"] for t in p.sent) for p in built.prompts)
     return sum(len(text) // _CHARACTERS_A_TOKEN + 1 for text in texts)
+
+
+def _keeping_cut(built: BuiltWriting) -> str:
+    """The other way out for texts that were cut; chats and tasks in two steps have none, since they need their end."""
+    writer, output = built.recipe.writer, built.recipe.output
+    is_chat = built.recipe.prompts.chat if writer.kind == "local" else writer.endpoint == "chat"
+    return (
+        ""
+        if is_chat or output.steps is not None
+        else ", or keep them without an end: output.cut = true, which asks nobody again"
+    )
 
 
 def _price(built: BuiltWriting) -> Price | None:

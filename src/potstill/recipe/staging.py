@@ -139,7 +139,7 @@ def make_untouched(recipe: Recipe, stage: PlannedStage, out: Path, say: Say) -> 
     own = recipe_of_stage(recipe, replace(stage, teachers=(OWN,)), out)
     if stage.teachers == (OWN,) or own.student.kind == "model" or (place / "config.json").exists():
         return
-    say(f"making the student of {stage.name}")
+    say(f"making the student of the stage {stage.name}")
     model = load_model(own.teacher.model)
     _, tokenizer = shared_tokenizer(own, model, build_student(own.student, model)[0])
     importance = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,11 @@ def _row(run: Path, model: ModelScores, name: str) -> Row:
 
 
 def _scores(run: Path) -> Mapping[str, Any]:
+    if (run / "stages.json").is_file():
+        raise DataError(
+            f"{run} is a run of stages, whose table is {run / 'stages.md'}: give stages for a page, "
+            f"`potstill report {' '.join(_stages_of(run))}`"
+        )
     try:
         return RunFolder(run).read_json("scores.json")
     except RunDirectoryError as error:
@@ -90,3 +96,10 @@ def _scores(run: Path) -> Mapping[str, Any]:
             f"{run} holds no finished run ({error}): give the folder of `potstill compress`, `distill` or `demo`; of a run "
             "of stages, one of its stages/NAME"
         ) from error
+
+
+def _stages_of(run: Path) -> list[str]:
+    """The folders of its stages, in their order."""
+    return [
+        shlex.quote(str(run / "stages" / stage["name"])) for stage in RunFolder(run).read_json("stages.json")["stages"]
+    ]

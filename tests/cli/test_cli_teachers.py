@@ -130,6 +130,7 @@ def test_generations_go_on_where_they_were_and_end_as_if_they_had_not_been_kille
     )
     whole = two.run("distill", "recipe.toml", "-o", "whole", *QUICK, *words)
     assert whole.exit_code == 0, (whole.output, whole.exception)
+    assert "against direct, as long as all stages together: perplexity" in " ".join(whole.output.split())
     assert "table whole/stages.md" in " ".join(whole.output.split())
     said = " ".join(two.refused("report", "whole").split())
     assert "is a run of stages, whose table is whole/stages.md" in said

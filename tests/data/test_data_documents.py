@@ -108,6 +108,10 @@ def test_a_template_that_rewrites_the_past_is_refused(tmp_path):
         (b'{"text": "fine"}\n{"text": oops}\n', "line 2 is not JSON"),
         (b'{"text": "fine"}\n[1, 2]\n', "line 2 is a JSON list, and an object with columns is needed"),
         (b'{"txt": "fine"}\n', r"has columns 'txt'.*did you mean 'txt' for text"),
+        (
+            b'{"prompt": "a"}\n',
+            r"has columns 'prompt', and needs 'text', or 'prompt' and 'completion'.*\(token ids\)\. Say",
+        ),
         (b'{"text": null}\n', "'text' is empty \\(null\\), not text"),
         (b'{"text": "caf\xe9"}\n', "is not UTF-8 \\(byte 0xe9.*iconv"),
         (b'{"messages": "hello"}\n', "must be a list of turns"),

@@ -10,12 +10,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from potstill.cli.running import run_recipe
+from potstill.cli.tables import against
 from potstill.cli.watching import Watching
-from potstill.evaluation import NEEDS_TEACHER, ModelScores, compare, score_table, scores_to_json
+from potstill.evaluation import (
+    NEEDS_TEACHER,
+    Measurement,
+    ModelScores,
+    compare,
+    difference,
+    score_table,
+    scores_to_json,
+)
 from potstill.recipe import Recipe, build_job, recipe_toml
 from potstill.recipe.schema import LENGTHS_OF_TRAINING
 from potstill.recipe.specialists import is_teacher_heard
 from potstill.recipe.staging import (
+    DIRECT,
     PlannedStage,
     assistants_of,
     folder_of,
@@ -51,11 +61,17 @@ def run_stages(recipe: Recipe, out: Path, console: Console) -> tuple[ModelScores
             continue
         shutil.rmtree(out / _OVERVIEW / "measurements", ignore_errors=True)
         run_recipe(decoded, folder_of(out, stage.name), console)
-    rows = _overview(recipe, stages, out, console)
+    found = _overview(recipe, stages, out, console)
+    rows = compare(found)
     folder.write_json("stages.json", {"models": scores_to_json(rows), "stages": _described(recipe, stages, out)})
     folder.write_text("stages.md", score_table(rows))
     _print(rows, console)
-    last = [stage for stage in stages if stage.name != "direct"][-1]
+    last = [stage for stage in stages if stage.name != DIRECT][-1]
+    if DIRECT in found:
+        one, other = found[last.name], found[DIRECT]
+        kl = difference(one, other, "kl_to_teacher") if one.has_teacher and other.has_teacher else None
+        perplexity = difference(one, other, "perplexity")
+        console.print(against("direct, as long as all stages together", perplexity, kl, who=escape(last.name)))
     console.print(
         f"\nstudent  [bold]{escape(str(student_of(out, last.name)))}[/bold]  (loads with AutoModelForCausalLM.from_pretrained)"
     )
@@ -74,7 +90,7 @@ def _is_finished(folder: Path, recipe: str) -> bool:
     return done.exists() and kept.exists() and kept.read_text("utf-8") == recipe
 
 
-def _overview(recipe: Recipe, stages: tuple[PlannedStage, ...], out: Path, console: Console) -> tuple[ModelScores, ...]:
+def _overview(recipe: Recipe, stages: tuple[PlannedStage, ...], out: Path, console: Console) -> dict[str, Measurement]:
     own = recipe.model_copy(update={"stages": None, "name": _OVERVIEW})
     own = own.model_copy(update={"teacher": own.teacher.model_copy(update={"kind": "live", "correction": None})})
     built = build_job(own, out / _OVERVIEW, say=lambda text: None)
@@ -84,7 +100,7 @@ def _overview(recipe: Recipe, stages: tuple[PlannedStage, ...], out: Path, conso
         for event in watching.through(measure_stages(built.job, built.folder, students, together_of(stages, out))):
             if isinstance(event, Measured):
                 found[event.name] = event.measurement
-    return compare(found)
+    return found
 
 
 def _learns_labels(recipe: Recipe, stage: PlannedStage, out: Path) -> bool:

@@ -76,22 +76,27 @@ def _print_sizes(scores: RunScores, console: Console) -> None:
 def _verdict(model: ModelScores) -> str:
     perplexity, kl = (model.distilled_minus_this.get(metric) for metric in ("perplexity", "kl_to_teacher"))
     assert perplexity is not None
-    against = f"against {IN_WORDS[model.name]}: perplexity {perplexity.value:+.2f} ({_interval(perplexity)})"
+    return against(IN_WORDS[model.name], perplexity, kl, who="distilling")
+
+
+def against(control: str, perplexity: Score, kl: Score | None, *, who: str) -> str:
+    """What `who` has beyond a control, with intervals, and which is better."""
+    numbers = f"against {control}: perplexity {perplexity.value:+.2f} ({_interval(perplexity)})"
     if kl is None:
-        return f"{against} — {_in_words(perplexity)}"
-    return f"{against}, KL to the teacher {kl.value:+.3f} ({_interval(kl)}) — {_in_words(perplexity, kl)}"
+        return f"{numbers} — {_in_words(who, perplexity)}"
+    return f"{numbers}, KL to the teacher {kl.value:+.3f} ({_interval(kl)}) — {_in_words(who, perplexity, kl)}"
 
 
 def _interval(score: Score) -> str:
     return f"{score.low:+.3g} to {score.high:+.3g}"
 
 
-def _in_words(*differences: Score) -> str:
+def _in_words(who: str, *differences: Score) -> str:
     in_both = " in both" if len(differences) > 1 else ""
     if all(difference.high < 0 for difference in differences):
-        return f"[green]distilling is better{in_both}[/green]"
+        return f"[green]{who} is better{in_both}[/green]"
     if all(difference.low > 0 for difference in differences):
-        return f"[red]distilling is worse{in_both}[/red]"
+        return f"[red]{who} is worse{in_both}[/red]"
     if not in_both:
         return "[yellow]no clear answer[/yellow]"
     return (

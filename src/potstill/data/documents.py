@@ -274,6 +274,7 @@ def _wrong_columns(where: str, record: Mapping[str, object], columns: Columns) -
     close = [
         f"{name!r} for {field.name}"
         for field in fields(columns)
+        if getattr(columns, field.name) not in record
         for name in difflib.get_close_matches(getattr(columns, field.name), record, n=1, cutoff=0.7)
     ]
     hint = f" (did you mean {', '.join(close)}?)" if close else ""

@@ -20,7 +20,7 @@ CUT = ("prune", "teacher", "--data", "text.jsonl", "--length", "16")
 def test_prune_to_a_share_and_distil_it(workshop: Workshop):
     result = workshop.run(*CUT, "--to", "70%", "--out", "small")
     assert result.exit_code == 0, result.output
-    for said in ("not embeddings", "cache, bytes a token", "perplexity"):
+    for said in ("not embeddings", "cache, bytes a token", "perplexity", 'student.model = "small"'):
         assert said in result.output
     small = AutoModelForCausalLM.from_pretrained(workshop.path / "small")
     teacher = AutoModelForCausalLM.from_pretrained(workshop.path / "teacher")

@@ -53,7 +53,11 @@ def test_what_misses_its_bar_stays_and_ends_with_1(small: Workshop):
 
 
 def test_it_says_which_matrices_stay_of_16_bits_and_ollama_gets_a_name_it_takes(small: Workshop):
-    narrow = tiny_model("gpt2", settings=FAMILIES["gpt2"] | {"vocab_size": 320, "n_embd": 40, "n_head": 4}, spread=10.0)
+    narrow = tiny_model(
+        "gpt2",
+        settings=FAMILIES["gpt2"] | {"vocab_size": 320, "n_embd": 40, "n_head": 4, "n_positions": 512},
+        spread=10.0,
+    )
     save_model(narrow, byte_level(), small.path / "My run (2)" / "student")
     said = small.run("export", "My run (2)", "--to", "gguf", "-d", "some.txt", "--threads", "1")
     assert said.exit_code in (0, 1), said.output

@@ -100,5 +100,5 @@ def _scores(run: Path) -> Mapping[str, Any]:
 
 def _stages_of(run: Path) -> list[str]:
     """The folders of its stages, in their order."""
-    found: Mapping[str, Any] = RunFolder(run).read_json("stages.json")
+    found: Any = RunFolder(run).read_json("stages.json")
     return [shlex.quote(str(run / "stages" / stage["name"])) for stage in found["stages"]]

@@ -97,9 +97,14 @@ def main() -> None:
         told[name] = draft(arguments.teacher, arguments.prompts, name, folder)
     told = dict(sorted(told.items(), key=lambda pair: pair[1]["sizes"]["student"]["total"]))
     quickest = max(told, key=lambda name: max(predicted(told[name])))
-    curves = [Curve("the teacher alone", [1, 8], [1.0, 1.0])]
-    curves += [
-        Curve(name, list(range(1, 9)), predicted(one), is_highlighted=name == quickest) for name, one in told.items()
+    curves = [
+        Curve(
+            f"{one['sizes']['student']['total'] / 1e6:.0f} M",
+            list(range(1, 9)),
+            predicted(one),
+            is_highlighted=name == quickest,
+        )
+        for name, one in told.items()
     ]
     chart = Chart(
         "Speed-up as predicted, by drafted tokens a round", "drafted tokens a round", "times the teacher alone", curves

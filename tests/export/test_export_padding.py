@@ -1,13 +1,11 @@
 """Zeros beside channels and neurons that blocks of 32 don't divide: smaller files that say the same."""
 
-import numpy as np
 import pytest
 import torch
+from in_llama_cpp import check_says_the_same
 from small_tokenizers import byte_level
 from tiny_models import FAMILIES, tiny_model
 
-from potstill.engines import LlamaServer
-from potstill.engines.reading import log_probabilities
 from potstill.export import gguf_file
 from potstill.export.families import Widths
 from potstill.export.padding import padding_of
@@ -48,13 +46,7 @@ def test_llama_cpp_says_what_the_student_says(family, tmp_path, monkeypatch):
     model = odd(family)
     monkeypatch.setattr(gguf_file, "padding_of", lambda model, kind: padding_of(model, "q8_0"))
     gguf_file.save_gguf(model, byte_level(), tmp_path / "tiny.gguf", "f16")
-    with torch.no_grad():
-        ours = model(torch.tensor([IDS])).logits[0, -1].double().log_softmax(-1).numpy()
-    with LlamaServer(tmp_path / "tiny.gguf", context=32, threads=1) as server:
-        theirs = log_probabilities(server, IDS, TOKENS)
-    assert abs((np.exp(ours) * (ours - theirs)).sum()) < 1e-4
-    assert np.abs(ours - theirs).max() < 0.05
-    assert ours.max() - ours.min() > 3  # not flat: order and signs matter
+    check_says_the_same(tmp_path / "tiny.gguf", model, IDS)
 
 
 def test_every_matrix_is_of_the_type_that_was_asked_for(tmp_path):

@@ -69,7 +69,8 @@ def read_task(wanted: str, *, score: str = "") -> HarnessTask:
         is_file = path.suffix in (".yaml", ".yml")
         if is_file:
             name = _name_in(path)
-        manager = TaskManager(include_path=str(path.parent) if is_file else None)
+        # The harness's own thousands of files are read only for a task that is among them.
+        manager = TaskManager(include_path=str(path.parent) if is_file else None, include_defaults=not is_file)
         if name not in manager.all_subtasks:
             kind = "a group of tasks: name one of them" if name in manager.all_tasks else "no task of lm-eval"
             raise DataError(f"{wanted} is {kind} (`lm_eval ls tasks` lists them; or give a YAML file of your own)")

@@ -14,6 +14,7 @@ from potstill.models import load_model
 TOKENS = 320
 ODD = {
     "vocab_size": TOKENS,
+    "num_hidden_layers": 3,
     "hidden_size": 40,
     "intermediate_size": 72,
     "num_attention_heads": 4,

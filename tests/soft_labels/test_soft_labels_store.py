@@ -237,6 +237,9 @@ def test_a_spawned_process_reads_the_same(method, store):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:This DataLoader will create 2 worker processes:UserWarning"
+)  # where there is one core
 def test_forked_loader_workers_read_the_same(store):
     """As a DataLoader's workers do: the store is open in the parent, its pages half read."""
     numbers = np.arange(store.shards[0].num_tokens)

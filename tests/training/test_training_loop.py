@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -193,69 +187,6 @@ def test_schedules_rise_and_fall(schedule):
         assert factors[-1] == pytest.approx(0.1, abs=0.04)
         assert factors[10:] == sorted(factors[10:], reverse=True)
     assert schedule.factor(0, 1) > 0
-
-
-WORKER = """
-import sys, torch
-sys.path.insert(0, {tests!r})
-from conftest import RandomText
-from potstill.losses import ForwardKL, SoftLabelLoss
-from potstill.teachers import FakeTeacher
-from potstill.training import TrainingSettings, train
-from transformers import LlamaConfig, LlamaForCausalLM
-from accelerate import PartialState
-
-torch.manual_seed(3)
-student = LlamaForCausalLM(LlamaConfig(
-    vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=64, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2)).double()
-settings = TrainingSettings(steps=3, learning_rate=1e-2, micro_rows=1)
-steps = list(train(student, FakeTeacher(61), RandomText(rows=5), SoftLabelLoss(ForwardKL(), 2.0, 0.7), settings))
-if PartialState().is_main_process:
-    torch.save({{"student": student.state_dict(), "losses": [step.loss for step in steps]}}, {out!r})
-if PartialState().num_processes > 1:
-    torch.distributed.destroy_process_group()
-"""
-
-
-def test_two_processes_give_the_student_of_one(tmp_path: Path):
-    """Five unequal rows over two processes: 3 and 2. Gradients are reduced, and weighed by the whole step."""
-    found = {}
-    for world in (1, 2):
-        out = tmp_path / f"world-{world}.pt"
-        script = WORKER.format(tests=str(Path(__file__).parent), out=str(out))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-c", script],
-                env=os.environ
-                | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-                | (
-                    {
-                        "RANK": str(rank),
-                        "LOCAL_RANK": str(rank),
-                        "WORLD_SIZE": str(world),
-                        "LOCAL_WORLD_SIZE": str(world),
-                        "MASTER_ADDR": "127.0.0.1",
-                        "MASTER_PORT": str(port),
-                    }
-                    if world > 1
-                    else {}
-                ),
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(world)
-        ]
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=180)
-            assert rank.returncode == 0, errors[-3000:]
-        found[world] = torch.load(out, weights_only=True)
-    for name, tensor in found[1]["student"].items():
-        torch.testing.assert_close(found[2]["student"][name], tensor, rtol=1e-5, atol=1e-6)
-    assert found[2]["losses"] == pytest.approx(found[1]["losses"], rel=1e-6)
 
 
 @pytest.mark.parametrize("micro_rows", [1, 3])

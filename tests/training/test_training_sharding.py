@@ -35,9 +35,7 @@ def beside_one(names: tuple[str, ...], kind: Mapping[str, str], folder: Path) ->
         assert_same(found[name], trained(name, store=store))
 
 
-@pytest.mark.parametrize(
-    "kind", ["fsdp2", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("ddp", "offloaded"))]
-)
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", pytest.param("offloaded", marks=pytest.mark.slow)])
 def test_two_processes_learn_what_one_does(kind, tmp_path: Path):
     """Over fifty steps of several sizes, of completions that give the processes unequal weights; by a live teacher and by a store."""
     beside_one(("live", "store"), KINDS[kind], tmp_path)

@@ -6,6 +6,7 @@ word between them, and neither accumulation, packing nor the number of processes
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from potstill.errors import RecipeError
 from potstill.losses import FeatureLoss, Measure
 from potstill.models import join_processes
 from potstill.teachers import AveragedTeacher, on_device
@@ -50,6 +52,8 @@ class TrainingSettings:
     micro_rows   sequences a forward pass (None = a process's whole share of the batch)
     skip_spikes  a step whose gradient is so many times as long as usual is left out; None: for its length none is
     tensor_parallel  the processes run a live teacher together, each a part of its layers (`TensorParallelTeacher`)
+
+    Raises RecipeError for a number that nothing can be learned with.
     """
 
     steps: int
@@ -66,6 +70,16 @@ class TrainingSettings:
     seed: int = 0
     skip_spikes: float | None = 20.0
     tensor_parallel: bool = False
+
+    def __post_init__(self) -> None:
+        counts = {"steps": self.steps, "micro_rows": self.micro_rows, "checkpoint_every": self.checkpoint_every}
+        for name, count in counts.items():
+            _check(name, count, count is None or count >= 1, "at least 1")
+        _check("learning_rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0 and finite")
+        _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0 and finite")
+        _check("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "at least 0 and below 1")
+        _check("max_gradient_norm", self.max_gradient_norm, self.max_gradient_norm > 0, "above 0")
+        _check("skip_spikes", self.skip_spikes, self.skip_spikes is None or self.skip_spikes > 0, "above 0, or None")
 
 
 @dataclass(frozen=True)
@@ -296,3 +310,8 @@ def _step(
 def _is_due(index: int, settings: TrainingSettings) -> bool:
     is_last = index == settings.steps
     return is_last or (settings.checkpoint_every is not None and index % settings.checkpoint_every == 0)
+
+
+def _check(name: str, value: object, is_legal: bool, range_in_words: str) -> None:
+    if not is_legal:
+        raise RecipeError(f"{name} must be {range_in_words}, found {value}")

@@ -110,8 +110,16 @@ def test_a_student_that_learned_through_four_bits_is_exported_on_their_grid(smal
     assert "learned through groups of 8, found --group 16" in said
 
 
-@pytest.mark.parametrize("name", ["scores.json", "four_bits.json"])
-@pytest.mark.parametrize("damage", ['{"group": 8', "[]"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("scores.json", "[]"),
+        ("scores.json", '{"bars": ["a bar"]}'),
+        ("four_bits.json", '{"group": 8'),
+        ("four_bits.json", "{}"),
+        ("four_bits.json", '{"group": null}'),
+    ],
+)
 def test_damaged_facts_of_the_run_are_named_before_anything_is_written(name: str, damage: str, small: Workshop):
     (small.path / "run" / name).write_text(damage)
     said = small.refused("export", "run", "--to", "int4", "-d", "some.txt", "-o", "four")

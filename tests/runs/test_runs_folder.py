@@ -40,6 +40,23 @@ def test_a_folder_is_taken_up_by_its_own_run(tmp_path):
             first.read_json("kept.json")
 
 
+@pytest.mark.parametrize("said", ["{}", '{"steps": null}', '{"steps": []}', '{"steps": "many"}'])
+def test_a_file_that_lacks_what_is_asked_of_it_is_named(said, tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    folder.write_text("kept.json", said)
+    with pytest.raises(RunDirectoryError, match=r"kept.json can't be read \(.+\): delete it and run again"):
+        folder.read_as("kept.json", lambda found: int(found["steps"]))
+    folder.write_json("kept.json", {"steps": 3})
+    assert folder.read_as("kept.json", lambda found: int(found["steps"])) == 3
+
+
+def test_speeds_that_are_none_are_named(tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    folder.write_json("speeds.json", {"teacher": {"prefill_tokens_per_second": 2.0}, "distilled": {}})
+    with pytest.raises(RunDirectoryError, match=r"speeds\.json can't be read"):
+        folder.speeds()
+
+
 def test_what_was_only_prepared_makes_way_for_another_recipe(tmp_path):
     folder = tiny_folder(tmp_path / "run")
     folder.write_json("dtype.json", {"dtype": "bfloat16"})
@@ -48,6 +65,30 @@ def test_what_was_only_prepared_makes_way_for_another_recipe(tmp_path):
     assert (folder.path / "recipe.toml").read_text() == "another = true\n"
     assert not (folder.path / "dtype.json").exists()
     assert not (folder.path / "tokens").exists()
+
+
+def test_what_was_prepared_for_this_run_is_kept(tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    (folder.path / "tokens").mkdir()
+    folder.write_text("importance.safetensors", "scores")
+    folder.keep_json("gate.json", {"verdict": "worth"})
+    tiny_folder(tmp_path / "run")
+    assert (folder.path / "tokens").is_dir()
+    assert (folder.path / "importance.safetensors").read_text() == "scores"
+    assert not (folder.path / "gate.json").exists()
+    RunFolder.open(tmp_path / "run", RECIPE, IDENTITY | {"text": "another"})
+    assert not (folder.path / "tokens").exists()
+    assert not (folder.path / "importance.safetensors").exists()
+
+
+def test_a_run_that_is_refused_leaves_nothing(tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    folder.leave()
+    assert not folder.path.exists()
+    folder = tiny_folder(tmp_path / "run")
+    (folder.path / "tokens").mkdir()
+    folder.leave()
+    assert (folder.path / "recipe.toml").exists()
 
 
 def begun_folder(path: Path) -> RunFolder:

@@ -85,6 +85,15 @@ def test_a_run_that_was_ended_before_it_packed_packs(whole, tmp_path):
     assert json.loads((path / "four_bits.json").read_text()) == {"group": GROUP}
 
 
+def test_a_damaged_note_of_the_groups_is_written_anew(whole, tmp_path):
+    path, _ = whole
+    shutil.copytree(path, tmp_path / "damaged")
+    (tmp_path / "damaged" / "four_bits.json").write_text("{}")
+    *_, last = distil(tiny_job(int4=GROUP), tiny_folder(tmp_path / "damaged"))
+    assert isinstance(last, Finished)
+    assert json.loads((tmp_path / "damaged" / "four_bits.json").read_text()) == {"group": GROUP}
+
+
 def test_a_corrected_teacher_stays_in_full(tmp_path):
     job = tiny_job(int4=GROUP, correction=TrainingSettings(steps=2, learning_rate=1e-3), control=False)
     *_, last = distil(job, tiny_folder(tmp_path / "corrected"))

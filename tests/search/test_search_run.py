@@ -13,7 +13,7 @@ import pytest
 import small_search
 from transformers import AutoModelForCausalLM
 
-from potstill.errors import RecipeError, RunDirectoryError
+from potstill.errors import DataError, RecipeError, RunDirectoryError
 from potstill.recipe.searching import build_search, check_search
 from potstill.reports.compression import write_compression
 from potstill.search import Chosen, Climbing, Decided, Redone
@@ -68,6 +68,10 @@ def test_the_page_is_made_of_files_alone(done, tmp_path) -> None:
     assert "library_name: transformers" in card
     assert "model-index" in card
     assert "| **" in (copy / "report.md").read_text()
+    for damage in ({"kind": "compress"}, {name: value for name, value in found.items() if name != "cost"}):
+        (copy / "scores.json").write_text(json.dumps(damage))
+        with pytest.raises(DataError, match=r"scores\.json has no '(teacher|cost)': run the search again"):
+            write_compression(copy)
 
 
 def test_half_a_rung_says_nothing_and_is_ended_first(done, source, tmp_path) -> None:

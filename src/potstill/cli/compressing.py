@@ -181,7 +181,7 @@ def _speeds(search: Search) -> dict[str, object]:
     if not (search.path / "speeds.json").exists():
         models = {"teacher": search.job.teacher.model, "distilled": on_this_device(load_model(search.path / "student"))}
         search.folder.write_json("speeds.json", {name: asdict(speed(model)) for name, model in models.items()})
-    return search.folder.read_json("speeds.json")
+    return {name: asdict(timed) for name, timed in search.folder.speeds().items()}
 
 
 def _print_plan(search: Search, plan: Plan, console: Console, *, claims: bool) -> None:

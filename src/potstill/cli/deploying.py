@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -117,9 +116,9 @@ def _costs(search: Search) -> Costs | None:
     """Of a token, where speeds were measured."""
     if not (search.path / "speeds.json").exists():
         return None
-    speeds: Any = search.folder.read_json("speeds.json")
-    student, teacher = (float(speeds[name]["decode_tokens_per_second"]) for name in ("distilled", "teacher"))
-    return Costs(1 / student, 1 / teacher, "seconds a token, measured")
+    speeds = search.folder.speeds()
+    student, teacher = (speeds[name].decode_tokens_per_second for name in ("distilled", "teacher"))
+    return Costs(1 / student, 1 / teacher, "seconds a token, measured") if student and teacher else None
 
 
 def _export(search: Search, folder: Path, console: Console) -> None:

@@ -41,6 +41,8 @@ _FORMATS: dict[str, Format] = {"int4": "int4", "int8": "int8", "gguf": "gguf", "
 _FACTS = "export.json"
 # What makes rows that blocks divide.
 _SMALLER = " (a student cut to sizes that 32 divides makes a smaller file: student.hidden, student.ffn)"
+# Without the file the student would be exported on another grid.
+_LEARN_AGAIN = "start its run again (potstill distill), which writes it anew"
 _UNMEASURED = json.dumps({"good": False, "why": "it wasn't measured to the end"}) + "\n"
 _METRICS = {"kl_to_teacher": "KL, nats", "agreement": "same first choice", "perplexity": "perplexity"}
 
@@ -159,7 +161,7 @@ def _learned_through(place: str) -> int | None:
     said = Path(place).expanduser().parent / FOUR_BITS
     if Path(place).name != "student" or not said.exists():
         return None
-    return int(str(RunFolder(said.parent).read_json(said.name)["group"]))
+    return RunFolder(said.parent).read_as(said.name, lambda found: int(found["group"]), mend=_LEARN_AGAIN)
 
 
 def _in_the_runs_groups(wanted: Wanted, place: str) -> Wanted:
@@ -256,11 +258,14 @@ def _bars(run: Path | None) -> tuple[RunBar, ...]:
     """Those of the run, where `potstill compress` set some."""
     if run is None or not (run / "scores.json").exists():
         return ()
-    found = RunFolder(run).read_json("scores.json")
-    verdicts = found["verdicts"] if found.get("bars") else []
-    assert isinstance(verdicts, list)
     names = ("metric", "least", "absolute", "value")
-    return tuple(RunBar(one["bar"], *(one[name] for name in names)) for one in verdicts)
+    return RunFolder(run).read_as(
+        "scores.json",
+        lambda found: tuple(
+            RunBar(one["bar"], *(one[name] for name in names))
+            for one in (found["verdicts"] if found.get("bars") else ())
+        ),
+    )
 
 
 def _recovered(run: Path) -> bool:

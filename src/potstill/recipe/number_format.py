@@ -51,7 +51,7 @@ def hold_as_begun_(model: PreTrainedModel, wanted: str, begun: object, *, rounds
 def _begun_in(folder: RunFolder) -> torch.dtype | None:
     """None where nothing was done yet. A run says it a second time, in its manifest: who deletes a damaged file loses nothing by it."""
     if (folder.path / _KEPT).exists():
-        return _named(folder.read_json(_KEPT)["dtype"])
+        return folder.read_as(_KEPT, lambda found: _named(found["dtype"]))
     said = folder.read_json("manifest.json").get("run") if (folder.path / "manifest.json").exists() else None
     return _named(said.get("dtype")) if isinstance(said, dict) else None
 

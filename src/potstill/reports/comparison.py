@@ -16,6 +16,7 @@ from potstill.reports.html import write_report
 from potstill.reports.page import Cell, Interval, IntervalChart, Page, Row, Table, number_cell, share_cell
 from potstill.runs import RunFolder, RunScores, Worth
 
+_BOTH = ("teacher", "distilled")
 _SHOWN = ("distilled", "hard_labels")
 
 
@@ -24,11 +25,8 @@ def rebuilt(run: Path) -> Path:
     found = _scores(run)
     if found.get("kind") == "compress":
         return write_compression(run)
-    models = load_scores(run / "scores.json")
-    sizes = {name: Size(**size) for name, size in found["sizes"].items()}
-    worth = None if found.get("worth") is None else Worth.from_json(found["worth"])
-    speeds = {name: Speed(**figures) for name, figures in found["speeds"].items()}
-    scores = RunScores(models, sizes, speeds, worth)
+    models = _models(run)
+    scores = RunFolder(run).read_as("scores.json", lambda found: _run_scores(found, models))
     steps = {model.name: RunFolder(run).steps(model.name) for model in models}
     recipe = (run / "recipe.toml").read_text("utf-8")
     manifest = RunFolder(run).read_json("manifest.json")
@@ -40,7 +38,8 @@ def compared(runs: Sequence[Path]) -> Page:
     rows, intervals, sizes = [], [], []
     tokens = set()
     for run in runs:
-        found, models = _scores(run), {model.name: model for model in load_scores(run / "scores.json")}
+        _scores(run)  # is there a run?
+        models = {model.name: model for model in _models(run)}
         for name in _SHOWN:
             if name in models:
                 rows.append(_row(run, models[name], name))
@@ -48,9 +47,8 @@ def compared(runs: Sequence[Path]) -> Page:
         if (kept := models["distilled"].kept.get("accuracy")) is not None:
             intervals.append(Interval(run.name, kept.value, kept.low, kept.high))
         tokens.add(models["distilled"].scores["accuracy"].n)
-        student, teacher = found["sizes"]["distilled"], found["sizes"]["teacher"]
-        share = student["non_embedding"] / teacher["non_embedding"]
-        sizes.append(Row(run.name, [Cell(f"{student['non_embedding'] / 1e6:,.2f} M"), Cell(f"{share:.0%}")]))
+        student, teacher = RunFolder(run).read_as("scores.json", _non_embedding)
+        sizes.append(Row(run.name, [Cell(f"{student / 1e6:,.2f} M"), Cell(f"{student / teacher:.0%}")]))
     return Page(
         title="Runs compared",
         lead=f"{len(runs)} runs: {', '.join(run.name for run in runs)}.",
@@ -63,6 +61,27 @@ def compared(runs: Sequence[Path]) -> Page:
         if len(tokens) == 1
         else ("These runs were scored on different numbers of documents: compare what each keeps of its own teacher.",),
     )
+
+
+def _models(run: Path) -> tuple[ModelScores, ...]:
+    """Those in scores.json; DataError where the student is not among them."""
+    found = load_scores(run / "scores.json")
+    if not any(model.name == "distilled" and "accuracy" in model.scores for model in found):
+        raise DataError(f"{run / 'scores.json'} has no scores of a distilled student: delete it and run again")
+    return found
+
+
+def _run_scores(found: Mapping[str, Any], models: tuple[ModelScores, ...]) -> RunScores:
+    sizes = {name: Size(**found["sizes"][name]) for name in _BOTH}
+    worth = None if found.get("worth") is None else Worth.from_json(found["worth"])
+    speeds = {name: Speed(**found["speeds"][name]) for name in _BOTH} if found["speeds"] else {}
+    return RunScores(models, sizes, speeds, worth)
+
+
+def _non_embedding(found: Mapping[str, Any]) -> tuple[int, int]:
+    """Parameters of student and teacher."""
+    teacher, student = (int(found["sizes"][name]["non_embedding"]) for name in _BOTH)
+    return student, teacher
 
 
 def _row(run: Path, model: ModelScores, name: str) -> Row:
@@ -100,5 +119,6 @@ def _scores(run: Path) -> Mapping[str, Any]:
 
 def _stages_of(run: Path) -> list[str]:
     """The folders of its stages, in their order."""
-    found: Any = RunFolder(run).read_json("stages.json")
-    return [shlex.quote(str(run / "stages" / stage["name"])) for stage in found["stages"]]
+    return RunFolder(run).read_as(
+        "stages.json", lambda found: [shlex.quote(str(run / "stages" / one["name"])) for one in found["stages"]]
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,15 @@ from potstill.reports.page import (
 )
 from potstill.reports.sentences import advice_on, compression_verdict
 from potstill.reports.words import word_for_word
-from potstill.runs import RunScores
+from potstill.runs import RunFolder, RunScores
+from potstill.runs.folder import SPEEDS
 from potstill.search.smallest import OUT
 
 Facts = Mapping[str, Any]
+_TOLD = (
+    *("teacher", "bars", "looks", "judged", "chosen", "holds", "verdicts", "candidates", "controls", "int4"),
+    *("models", "sizes", "cost", "price_per_hour", "labels", "lineage", "breakdown", "habits", "text"),
+)
 _KINDS = {
     "o": "judged on held-out text",
     "^": "where its learning curve is going",
@@ -48,6 +54,10 @@ def write_compression(folder: Path) -> Path:
     found = _json(folder / "scores.json")
     if not isinstance(found, Mapping) or found.get("kind") != "compress":
         raise DataError(f"{folder} holds no search: run `potstill compress` there")
+    if missing := [name for name in _TOLD if name not in found]:
+        raise DataError(
+            f"{folder / 'scores.json'} has no {missing[0]!r}: run the search again, it goes on from what is there"
+        )
     page = compression_page(folder, found)
     write_markdown(page, folder / "report.md")
     write_card(folder, found)
@@ -56,7 +66,7 @@ def write_compression(folder: Path) -> Path:
 
 def compression_page(folder: Path, found: Facts) -> Page:
     """The page for these findings."""
-    speeds = _json(folder / "speeds.json") if (folder / "speeds.json").exists() else {}
+    speeds = _speeds(folder)
     recipe = (folder / "recipe.toml").read_text("utf-8")
     manifest = _json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     return Page(
@@ -320,6 +330,12 @@ def _form(verdict: Facts) -> str:
 
 def _said(form: str, value: float | None) -> str:
     return "–" if value is None else form.format(value)
+
+
+def _speeds(folder: Path) -> Facts:
+    if not (folder / SPEEDS).exists():
+        return {}
+    return {name: asdict(found) for name, found in RunFolder(folder).speeds().items()}
 
 
 def _json(path: Path) -> Any:

@@ -13,12 +13,12 @@ from dataclasses import asdict, replace
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
-from potstill.evaluation import Measurement, Speed, measure, speed
+from potstill.evaluation import Measurement, measure, speed
 from potstill.export import learning_through_, rounded, save_packed
 from potstill.losses import HARD_LABELS, ForwardKL
 from potstill.models import load_model, on_this_device, save_model, size_of
 from potstill.runs.events import ArmStep, Event, Finished, Measured, Stage
-from potstill.runs.folder import FOUR_BITS, STUDENT, RunFolder, line_of
+from potstill.runs.folder import FOUR_BITS, SPEEDS, STUDENT, RunFolder, line_of
 from potstill.runs.gate import gated
 from potstill.runs.job import Arm, Job
 from potstill.runs.scores import IN_WORDS
@@ -30,7 +30,6 @@ from potstill.teachers import AveragedTeacher, LiveTeacher, MixtureTeacher, Reme
 from potstill.training import Step, newest_step, train
 from potstill.types import Teacher
 
-_SPEEDS = "speeds.json"
 _SAME_TIME = "same_time.json"
 _PACKED = "student-int4"
 CORRECTED = "corrected_teacher"
@@ -43,6 +42,8 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
     finished is lost by it.
     """
     job = yield from gated(job, folder)
+    if job.int4 is not None:
+        folder.write_json(FOUR_BITS, {"group": job.int4})
     on_this_device(job.teacher.model)
     found: dict[str, Measurement] = {}
     beside = RememberingTeacher(job.teacher)
@@ -73,13 +74,13 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
     student = on_this_device(load_model(folder.of_arm(STUDENT) / "student", dtype=job.teacher.model.dtype))
     sizes = {"teacher": size_of(job.teacher.model), STUDENT: size_of(student)}
     # One process alone: those of one machine would time each other.
-    if job.speed and folder.is_written_here and not (folder.path / _SPEEDS).exists():
+    if job.speed and folder.is_written_here and not (folder.path / SPEEDS).exists():
         yield Stage("timing teacher and student")
         on_this_device(job.teacher.model)
         timed = {"teacher": speed(job.teacher.model), STUDENT: speed(student)}
-        folder.write_json(_SPEEDS, {name: asdict(value) for name, value in timed.items()})
+        folder.write_json(SPEEDS, {name: asdict(value) for name, value in timed.items()})
     PartialState().wait_for_everyone()
-    yield Finished(found, sizes, _speeds(folder) if job.speed else {}, _worth(job, found))
+    yield Finished(found, sizes, folder.speeds() if job.speed else {}, _worth(job, found))
 
 
 def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
@@ -98,7 +99,7 @@ def _arms(job: Job, folder: RunFolder) -> Iterator[Arm]:
             soft, hard = (seconds_a_step(folder.steps(name)) for name in (STUDENT, "hard_labels"))
             folder.keep_json(_SAME_TIME, {"steps": max(1, round(steps * soft / hard)), "seconds": steps * soft})
         PartialState().wait_for_everyone()
-        yield Arm("hard_labels_same_time", HARD_LABELS, int(str(folder.read_json(_SAME_TIME)["steps"])))
+        yield Arm("hard_labels_same_time", HARD_LABELS, folder.read_as(_SAME_TIME, lambda found: int(found["steps"])))
 
 
 def _steps_of_same_tokens(job: Job, folder: RunFolder) -> int:
@@ -149,7 +150,6 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
     if folder.is_written_here:
         save_model(merge_lora_(student), job.tokenizer, folder.of_arm(arm.name) / "student")
         if job.int4 is not None and arm.name == STUDENT:
-            folder.write_json(FOUR_BITS, {"group": job.int4})
             save_packed(student, job.tokenizer, folder.of_arm(arm.name) / _PACKED, job.int4)
     PartialState().wait_for_everyone()
 
@@ -201,8 +201,3 @@ def _measure(job: Job, model: PreTrainedModel, name: str, beside: RememberingTea
         dtype=job.settings.dtype,
         masking=job.masking,
     )
-
-
-def _speeds(folder: RunFolder) -> dict[str, Speed]:
-    saved = folder.read_json(_SPEEDS)
-    return {name: Speed(**figures) for name, figures in saved.items() if isinstance(figures, dict)}

@@ -18,28 +18,31 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from accelerate import PartialState
 
 from potstill.checks import check_of_json
 from potstill.errors import RunDirectoryError
-from potstill.evaluation import Measurement
+from potstill.evaluation import Measurement, Speed
 from potstill.runs.facts import finite
 from potstill.training import Step
 
 _RECIPE, _IDENTITY, _LOCK, _CHECK = "recipe.toml", "identity.json", ".lock", "check"
 # Stored soft labels may be there before the run is.
 _LABELS = "soft_labels"
-_PREPARED = ("tokens", "importance.safetensors", "lineage.json", "dtype.json", "manifest.json", "gate.json")
+# Of the recipe, the models and the text alone; what was found on the machine in its hour, or by training.
+_PREPARED, _FOUND = ("tokens", "importance.safetensors", "lineage.json"), ("dtype.json", "manifest.json", "gate.json")
 # Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
 _LOCKS: dict[Path, int] = {}
-STUDENT, GATE, FOUR_BITS = "distilled", "gate.json", "four_bits.json"
+Made = TypeVar("Made")
+_MEND = "delete it and run again"
+STUDENT, GATE, FOUR_BITS, SPEEDS = "distilled", "gate.json", "four_bits.json", "speeds.json"
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,21 @@ class RunFolder:
                 folder._sweep()
                 return folder
             # Nothing was trained or measured yet: whatever was prepared for another recipe or text is no loss.
-            for name in _PREPARED:
+            for name in _FOUND if is_begun and folder._is_ours(recipe, identity) else (*_PREPARED, *_FOUND):
                 shutil.rmtree(path / name, ignore_errors=True) if (path / name).is_dir() else (path / name).unlink(
                     missing_ok=True
                 )
+            folder._sweep()
             folder.keep_json(_IDENTITY, dict(identity))
             folder._write(_RECIPE, recipe)
         return folder
+
+    def leave(self) -> None:
+        """Take away what `open` wrote, and the folder, where nothing came to it: of a run that is refused nothing stays."""
+        if self.is_written_here and not {entry.name for entry in self.path.iterdir()} - {_RECIPE, _IDENTITY, _LOCK}:
+            if (lock := _LOCKS.pop(self.path.resolve(), None)) is not None:
+                os.close(lock)
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def refuse_strangers(self) -> bool:
         """RunDirectoryError where the folder is a file, or holds something that is not a run; whether a run is begun there."""
@@ -111,12 +122,27 @@ class RunFolder:
         if self.is_written_here:
             self._write(name, text)
 
-    def read_json(self, name: str) -> dict[str, object]:
-        """A file of the run; RunDirectoryError when it can't be read, or is not what was written."""
+    def read_json(self, name: str, *, mend: str = _MEND) -> dict[str, object]:
+        """A file of the run; RunDirectoryError when it can't be read, or is not what was written. `mend`: what to do about it."""
         try:
             return as_checked((self.path / name).read_text("utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise RunDirectoryError(f"{self.path / name} can't be read ({error}): delete it and run again") from error
+            raise RunDirectoryError(f"{self.path / name} can't be read ({error}): {mend}") from error
+
+    def read_as(self, name: str, make: Callable[[Any], Made], *, mend: str = _MEND) -> Made:
+        """What `make` makes of it; RunDirectoryError too where it lacks what that takes, or has it of another type."""
+        found = self.read_json(name, mend=mend)
+        try:
+            return make(found)
+        except KeyError as error:
+            what = f"it has no {error.args[0]!r}"
+        except (TypeError, ValueError, AttributeError) as error:
+            what = str(error)
+        raise RunDirectoryError(f"{self.path / name} can't be read ({what}): {mend}")
+
+    def speeds(self) -> dict[str, Speed]:
+        """Of teacher and student, once they were measured: as they are written in speeds.json."""
+        return self.read_as(SPEEDS, lambda found: {name: _speed(found[name]) for name in ("teacher", STUDENT)})
 
     def steps(self, name: str) -> list[dict[str, object]]:
         """The logged steps of an arm, in order; none of what was not trained. What follows a line cut off or damaged is left out."""
@@ -208,6 +234,13 @@ class RunFolder:
             ) from error
         _LOCKS[where] = file
 
+    def _is_ours(self, recipe: str, identity: Mapping[str, str]) -> bool:
+        try:
+            self._check_is_ours(recipe, identity)
+        except RunDirectoryError:
+            return False
+        return True
+
     def _check_is_ours(self, recipe: str, identity: Mapping[str, str]) -> None:
         theirs = (self.path / _RECIPE).read_text("utf-8")
         if theirs != recipe:
@@ -266,3 +299,8 @@ def as_checked(text: str) -> dict[str, object]:
 def line_of(step: Step) -> str:
     """A step as a line of steps.jsonl."""
     return json.dumps(finite(asdict(step)), allow_nan=False) + "\n"
+
+
+def _speed(found: Mapping[str, Any]) -> Speed:
+    reads, writes = found["prefill_tokens_per_second"], found["decode_tokens_per_second"]
+    return Speed(float(reads), None if writes is None else float(writes))

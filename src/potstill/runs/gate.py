@@ -37,7 +37,7 @@ def gated(job: Job, folder: RunFolder) -> Generator[Event, None, Job]:
         worth = yield from _looked(job, gate)
         folder.keep_json(GATE, worth.to_json())
     PartialState().wait_for_everyone()
-    worth = Worth.from_json(folder.read_json(GATE))
+    worth = folder.read_as(GATE, Worth.from_json)
     annealed = gate.then == "anneal" and worth.verdict != "worth" and job.annealing is None
     yield Judged(worth, annealed)
     if gate.then == "refuse" and worth.verdict == "not":

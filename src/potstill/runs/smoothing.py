@@ -32,7 +32,7 @@ def smoothing_teacher(job: Job, folder: RunFolder, marker: Teacher) -> Smoothing
         share = smoothing_of_entropy(entropy, job.teacher.num_tokens)
         folder.keep_json(_FILE, {"entropy": entropy, "share": share, "temperature": temperature})
     PartialState().wait_for_everyone()
-    share = float(str(folder.read_json(_FILE)["share"]))
+    share = folder.read_as(_FILE, lambda found: float(found["share"]))
     return SmoothingTeacher(job.teacher.num_tokens, share, temperature)
 
 

@@ -51,7 +51,7 @@ class Worth:
     def from_json(cls, found: Mapping[str, Any]) -> Worth:
         """What `to_json` wrote."""
         scores = {name: Score(**_restored(value)) for name, value in found.items() if isinstance(value, Mapping)}
-        return cls(metric=found["metric"], coming=found["coming"], **scores)
+        return cls(metric=str(found["metric"]), coming=float(found["coming"]), **scores)
 
 
 def worth_of(teacher: Measurement, labels: Measurement, *, distilled: Measurement | None = None) -> Worth:

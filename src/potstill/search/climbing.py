@@ -58,7 +58,7 @@ class Climber:
     def is_at(self, steps: int) -> bool:
         """Whether the saved student has been trained so far, to an end."""
         path = self.folder.path / "student.json"
-        return path.exists() and self.folder.read_json("student.json")["steps"] == steps
+        return path.exists() and self.folder.read_as("student.json", lambda found: int(found["steps"])) == steps
 
     def student(self) -> PreTrainedModel:
         """The student of the last look."""

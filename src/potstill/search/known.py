@@ -158,7 +158,7 @@ class Known:
         of_candidate = RunFolder(self.of(name))
         if not (of_candidate.path / "student.json").exists():
             return 0
-        return int(str(of_candidate.read_json("student.json")["steps"]))
+        return of_candidate.read_as("student.json", lambda found: int(found["steps"]))
 
     @property
     def looks(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -226,7 +227,9 @@ def _importance(
             say(f"measuring what matters in the teacher, on up to {recipe.student.tokens:,} tokens (student.tokens)")
         found = build_importance(recipe.student, on_this_device(model), corpus, recipe.training.length)
         if found is not None and folder.is_written_here:
-            found.save(kept)
+            part = kept.with_name(f".{kept.name}.part-{os.getpid()}")
+            found.save(part)
+            part.replace(kept)
     lineage = build_student(recipe.student, model, found)[1]
     if lineage is not None and folder.is_written_here:
         folder.write_json("lineage.json", asdict(lineage))

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.errors import RecipeError, VocabularyError
+from potstill.errors import PotstillError, RecipeError, VocabularyError
 from potstill.recipe.build import build_batches
 from potstill.recipe.schema import DataTable, Recipe
 from potstill.recipe.teaching import numbers_of_teachers
@@ -81,7 +81,11 @@ def corpus_of_run(
         return TokenCorpus.load(kept)
     say(f"reading {', '.join(sources_of(recipe.data))}")
     classes = classes_of(model)
-    corpus = read_corpus(recipe.data, tokenizer, classes=classes, teachers=numbers_of_teachers(recipe))
+    try:
+        corpus = read_corpus(recipe.data, tokenizer, classes=classes, teachers=numbers_of_teachers(recipe))
+    except PotstillError:
+        folder.leave()
+        raise
     if classes is None and corpus.num_tokens and int(corpus.ids.max()) >= size:
         highest = int(corpus.ids.max())
         raise VocabularyError(

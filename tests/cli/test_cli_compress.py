@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -185,25 +184,6 @@ def test_minutes_are_of_one_text_and_teacher(workshop: Workshop, texts: Path) ->
 )
 def test_mistakes_are_told(workshop: Workshop, texts: Path, words: list[str], said: str) -> None:
     assert said in workshop.refused(*words)
-
-
-def test_reports_are_made_again_and_compared(workshop: Workshop) -> None:
-    assert workshop.run("distill", "recipe.toml", "-o", "one", "-s", "evaluation.speed=true").exit_code == 0
-    assert workshop.run("distill", "recipe.toml", "-o", "other").exit_code == 0
-    before = (workshop.path / "one" / "report.html").read_text()
-    (workshop.path / "one" / "report.html").unlink()
-    assert workshop.run("report", "one").exit_code == 0
-    again = (workshop.path / "one" / "report.html").read_text()
-    assert "On held-out text" in again
-    speeds = re.search(r"<table[^>]*>(?:(?!<table).)*decode, tokens/s.*?</table>", before, re.DOTALL)
-    assert speeds is not None
-    assert speeds[0] in again
-    assert workshop.run("report", "one", "other").exit_code == 0
-    page = (workshop.path / "comparison.html").read_text()
-    assert "one, distilled" in page
-    assert "other, hard labels" in page
-    (workshop.path / "one" / "manifest.json").write_text('{"cut": ')
-    assert "manifest.json can't be read" in workshop.refused("report", "one")
 
 
 def test_a_searching_recipe_is_sent_to_compress(workshop: Workshop) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from potstill.evaluation import Speed
 from potstill.reports.page import (
@@ -265,11 +265,23 @@ def _millions(count: int) -> str:
 
 
 def environment_of(manifest: Mapping[str, object]) -> dict[str, str]:
-    """A manifest as names and values."""
+    """A manifest as names and values: `run: text.documents` for what lies in tables within tables."""
     flat: dict[str, str] = {}
     for name, value in manifest.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name}: {inner}": str(found) for inner, found in value.items()}
+            flat |= {f"{name}: {inner}": found for inner, found in _named_values(value)}
         else:
-            flat[name] = str(value)
+            flat[name] = _in_a_line(value)
     return flat
+
+
+def _named_values(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _named_values(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _in_a_line(value)
+
+
+def _in_a_line(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

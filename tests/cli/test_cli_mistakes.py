@@ -65,6 +65,23 @@ def test_text_that_can_not_be_read(content, said, workshop):
         assert workshop.run("distill", "recipe.toml").exit_code in (0, 2)
         return
     assert said in workshop.refused("distill", "recipe.toml")
+    assert not (workshop.path / "runs" / "recipe").exists()
+
+
+def test_only_a_name_that_is_near_is_offered(workshop):
+    write(workshop, "prompts.jsonl", "")
+    write(workshop, "prompts.toml", "")
+    assert "did you mean" not in workshop.refused("evaluate", "teacher", "--data", "nothing.jsonl")
+    assert "did you mean prompts.jsonl?" in workshop.refused("evaluate", "teacher", "--data", "promts.jsonl")
+    assert "did you mean" not in workshop.refused("distill", "nothing.toml")
+    assert "did you mean prompts.toml?" in workshop.refused("distill", "promts.toml")
+
+
+def test_columns_can_be_named_without_a_recipe_too(workshop):
+    write(workshop, "text.jsonl", '{"question": "a", "answer": "b"}\n')
+    assert "Name the columns so; a recipe may say instead" in workshop.refused(
+        "evaluate", "teacher", "--data", "text.jsonl"
+    )
 
 
 def test_a_chat_without_an_answer_has_nothing_to_learn(workshop):

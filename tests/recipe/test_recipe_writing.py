@@ -89,7 +89,7 @@ def test_what_stands_where_a_key_may_is_not_shown(tmp_path):
         (LOCAL + '[[filters]]\nkind = "found"\npattern = "("\n', "no regular expression"),
         (LOCAL + '[[filters]]\nkind = "python"\nfunction = "nowhere:f"\n', "no function 'nowhere:f'"),
         (LOCAL + '[output]\nrationale_pattern = "(.*)"\n', "needs the groups"),
-        (LOCAL.replace("p.jsonl", "q.jsonl"), "did you mean"),
+        (LOCAL.replace("p.jsonl", "pp.jsonl"), "did you mean"),
         (LOCAL + '[prompts.columns]\nprompt = "question"\n', "needs 'question'"),
         (LOCAL + "[sampling]\nmax_new_tokens = 600\n", "longer than the context"),
     ],

@@ -280,7 +280,8 @@ def _wrong_columns(where: str, record: Mapping[str, object], columns: Columns) -
     hint = f" (did you mean {', '.join(close)}?)" if close else ""
     return (
         f"{where} has columns {', '.join(map(repr, record)) or 'none'}, and needs {names[0]!r}, or {names[1]!r} and {names[2]!r}, "
-        f'or {names[3]!r}, or {names[4]!r} (token ids){hint}. Say which hold what in [data.columns], as in prompt = "question"'
+        f"or {names[3]!r}, or {names[4]!r} (token ids){hint}. Name the columns so; a recipe may say instead which hold what, "
+        '[data.columns]: prompt = "question"'
     )
 
 

@@ -129,5 +129,7 @@ def not_utf8(path: Path, error: UnicodeDecodeError) -> str:
 def neighbours(path: Path) -> str:
     """A file beside this one that may have been meant, in words."""
     folder = path.parent if os.path.isdir(path.parent) else None
-    close = difflib.get_close_matches(path.name, [p.name for p in folder.iterdir()], n=1) if folder else []
+    # By their stems too: endings that are the same make any two names alike.
+    names = [p.name for p in folder.iterdir() if difflib.get_close_matches(path.stem, [p.stem])] if folder else []
+    close = difflib.get_close_matches(path.name, names, n=1)
     return f" (did you mean {path.parent / close[0]}?)" if close else ""

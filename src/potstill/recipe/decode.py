@@ -105,8 +105,9 @@ def _read(path: Path) -> str:
 
 def _nearby(path: Path) -> str:
     names = sorted(other.name for other in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-    if (close := did_you_mean(path.name, names)) is not None:
-        return f"did you mean {path.parent / close}?"
+    # By their stems: the ending that all have makes any two names alike.
+    if (close := did_you_mean(path.stem, [name.removesuffix(".toml") for name in names])) is not None:
+        return f"did you mean {path.parent / close}.toml?"
     if names:
         return f"{path.parent} has {', '.join(names[:8])}"
     return "`potstill recipes` lists and writes recipes to start from"

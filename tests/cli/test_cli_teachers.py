@@ -132,6 +132,8 @@ def test_generations_go_on_where_they_were_and_end_as_if_they_had_not_been_kille
     assert whole.exit_code == 0, (whole.output, whole.exception)
     assert "against direct, as long as all stages together: perplexity" in " ".join(whole.output.split())
     assert "table whole/stages.md" in " ".join(whole.output.split())
+    assert whole.output.count("potstill export ") == 1
+    assert "potstill export whole/stages/generation-1 --to gguf" in whole.output
     said = " ".join(two.refused("report", "whole").split())
     assert "is a run of stages, whose table is whole/stages.md" in said
     assert "whole/stages/generation-0 whole/stages/generation-1 whole/stages/direct`" in said

@@ -25,8 +25,11 @@ from potstill.training import self_check
 _PREVIEWED_TOKENS = 40
 
 
-def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
-    """Build the objects, check them, train what is not trained, measure, and leave scores.json and report.html."""
+def run_recipe(recipe: Recipe, out: Path, console: Console, *, is_stage: bool = False) -> RunScores:
+    """Build the objects, check them, train what is not trained, measure, and leave scores.json and report.html.
+
+    `is_stage`: what to do next is said by whoever runs the others.
+    """
     disable_progress_bar()
     processes = join_processes()  # before anybody asks where to compute: it alone reads what `accelerate launch` said
     console.quiet = not processes.is_main_process
@@ -66,7 +69,7 @@ def run_recipe(recipe: Recipe, out: Path, console: Console) -> RunScores:
             "students that learned are of their weights so rounded"
         )
     console.print(f"report   [bold]{escape(str(out / 'report.html'))}[/bold]")
-    if task_of(built.job.teacher.model) == "causal":
+    if task_of(built.job.teacher.model) == "causal" and not is_stage:
         console.print(escape(next_step(out)), soft_wrap=True)
     return scores
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from potstill.cli.console import next_step
 from potstill.cli.running import run_recipe
 from potstill.cli.tables import against
 from potstill.cli.watching import Watching
@@ -60,7 +61,7 @@ def run_stages(recipe: Recipe, out: Path, console: Console) -> tuple[ModelScores
             console.print("[dim]finished before[/dim]")
             continue
         shutil.rmtree(out / _OVERVIEW / "measurements", ignore_errors=True)
-        run_recipe(decoded, folder_of(out, stage.name), console)
+        run_recipe(decoded, folder_of(out, stage.name), console, is_stage=True)
     found = _overview(recipe, stages, out, console)
     rows = compare(found)
     folder.write_json("stages.json", {"models": scores_to_json(rows), "stages": _described(recipe, stages, out)})
@@ -76,6 +77,7 @@ def run_stages(recipe: Recipe, out: Path, console: Console) -> tuple[ModelScores
         f"\nstudent  [bold]{escape(str(student_of(out, last.name)))}[/bold]  (loads with AutoModelForCausalLM.from_pretrained)"
     )
     console.print(f"table    {escape(str(out / 'stages.md'))}  (each stage has its page: stages/NAME/report.html)")
+    console.print(escape(next_step(folder_of(out, last.name))), soft_wrap=True)
     return rows
 
 

@@ -213,6 +213,22 @@ def test_two_tasks_weigh_what_they_should_in_a_batch(tmp_path):
     assert total == pytest.approx(float((weights > 0).sum()), rel=1e-4)
 
 
+def test_the_last_answer_of_a_chat_is_left_out_where_that_is_asked(tmp_path):
+    turns = [
+        {"role": role, "content": text} for role, text in (("user", "hello"), ("assistant", "hi"), ("user", "so?"))
+    ]
+    answer = {"role": "assistant", "content": "yes"}
+    rows = [{"messages": turns}, {"messages": [*turns, answer]}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked, answered = read_prompts(tmp_path / "p.jsonl", without_answers=True)
+    assert asked.sent == answered.sent == tuple(turns)
+    with pytest.raises(DataError, match="line 2: the last turn is the assistant's already"):
+        read_prompts(tmp_path / "p.jsonl")
+    (tmp_path / "p.jsonl").write_text(json.dumps({"messages": [answer]}) + "\n")
+    with pytest.raises(DataError, match="line 1: the last turn is the assistant's already"):
+        read_prompts(tmp_path / "p.jsonl", without_answers=True)
+
+
 def test_prompts_keep_their_ids(tmp_path):
     def ids(texts: list[str]) -> list[str]:
         (tmp_path / "p.jsonl").write_text("".join(json.dumps({"q": text, "a": "so: 7"}) + "\n" for text in texts))

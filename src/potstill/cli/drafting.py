@@ -178,7 +178,7 @@ def _prompted(
     if _has_prompts(source):
         domains = [str(row.get("domain") or "") for _, row in read_records(source)][: wanted.most]
         writer = LocalWriter(teacher, tokenizer, Sampling(max_new_tokens=wanted.new_tokens))
-        texts = [writer.tokens_of(one) for one in read_prompts(source, most=wanted.most)]
+        texts = [writer.tokens_of(one) for one in read_prompts(source, most=wanted.most, without_answers=True)]
     else:
         corpus = tokenize(read_documents(source, tokenizer=tokenizer), tokenizer)
         found = prompts_of(corpus, tokens=wanted.prompt_tokens, longest=wanted.prompt_tokens)

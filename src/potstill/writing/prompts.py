@@ -69,13 +69,17 @@ def read_prompts(
     columns: PromptColumns | None = None,
     split: str = "train",
     most: int | None = None,
+    without_answers: bool = False,
 ) -> tuple[Prompt, ...]:
-    """The prompts of a .jsonl or .parquet file, a `datasets` folder or a hub name. DataError for a row that has none."""
+    """The prompts of a .jsonl or .parquet file, a `datasets` folder or a hub name. DataError for a row that has none.
+
+    `without_answers`: of a chat that the assistant has ended, its last turn is left out; otherwise it is refused.
+    """
     framing, columns = framing or Framing(), columns or PromptColumns()
     before: Counter[str] = Counter()
     found = []
     for where, row in islice(read_records(source, split=split), most):
-        bare = _bare(row, columns, where)
+        bare = _bare(row, columns, where, without_answers)
         sent = _sent(bare, framing)
         key = hashlib.blake2b(json.dumps(sent, ensure_ascii=True).encode(), digest_size=12).hexdigest()
         identity = key if not before[key] else f"{key}-{before[key]}"
@@ -94,10 +98,17 @@ def fingerprint_of_prompts(prompts: Sequence[Prompt]) -> str:
     return digest.hexdigest()
 
 
-def _bare(row: Mapping[str, object], columns: PromptColumns, where: str) -> str | tuple[Message, ...]:
+def _bare(
+    row: Mapping[str, object], columns: PromptColumns, where: str, without_answer: bool
+) -> str | tuple[Message, ...]:
     messages, text = row.get(columns.messages), row.get(columns.prompt)
     if messages is not None:
-        return tuple(_turns(messages, columns.messages, where))
+        turns = tuple(_turns(messages, columns.messages, where))
+        if turns[-1]["role"] != "assistant":
+            return turns
+        if without_answer and len(turns) > 1:
+            return turns[:-1]
+        raise DataError(f"{where}: the last turn is the assistant's already: leave out what is to be written")
     if not isinstance(text, str):
         raise DataError(
             f"{where} has columns {', '.join(map(repr, row)) or 'none'}, and a prompt needs {columns.prompt!r} (a text) or "
@@ -115,8 +126,6 @@ def _turns(messages: object, name: str, where: str) -> Iterator[Message]:
         if not isinstance(role, str) or not isinstance(content, str):
             raise DataError(f"{where}: a turn needs a role and content, both text, found {str(turn)[:80]!r}")
         yield {"role": role, "content": content}
-    if messages[-1]["role"] == "assistant":
-        raise DataError(f"{where}: the last turn is the assistant's already: leave out what is to be written")
 
 
 def _sent(bare: str | tuple[Message, ...], framing: Framing) -> str | tuple[Message, ...]:

@@ -140,6 +140,18 @@ def test_a_teacher_that_breaks_leaves_what_was_finished(tmp_path):
     assert (tmp_path / "run" / "measurements" / "untouched.npz").exists()
 
 
+@pytest.mark.parametrize(("killed_after", "begins"), [(1, "begins again"), (3, "goes on after step 2")])
+def test_a_run_says_what_a_kill_took(killed_after, begins, tmp_path):
+    job = tiny_job(control=False, untouched=False)
+    killed = distil(job, tiny_folder(tmp_path / "run"))
+    next(event for event in killed if isinstance(event, ArmStep) and event.step.index == killed_after)
+    killed.close()  # type: ignore[attr-defined]
+    events, _ = finished(job, tmp_path / "run")
+    [told] = [event.what for event in events if isinstance(event, Stage) and "checkpoint" in event.what]
+    assert told.startswith(f"distilled: {begins};")
+    assert told.endswith("are done again: 1 (training.checkpoint_every = 2)")
+
+
 def test_steps_go_to_a_tracker(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -184,6 +184,13 @@ def test_a_step_cut_off_by_a_kill_is_left_out(tmp_path):
     assert folder.steps("distilled") == [{"index": 1}, {"index": 2, "again": True}]
 
 
+@pytest.mark.parametrize("damage", ["7", "{}", '{"index": null}'])
+def test_a_line_that_is_no_step_ends_the_steps(damage, tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    (folder.path / "steps.jsonl").write_text(f'{{"index": 1}}\n{damage}\n{{"index": 3}}\n')
+    assert folder.steps("distilled") == [{"index": 1}]
+
+
 def test_fingerprints_see_a_training_step_and_nothing_else():
     assert fingerprint_of_model(tiny_llama()) == fingerprint_of_model(tiny_llama())
     moved = tiny_llama()

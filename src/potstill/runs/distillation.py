@@ -66,6 +66,7 @@ def distil(job: Job, folder: RunFolder) -> Iterator[Event]:
     with tracking(job.trackers, folder.path) as log:
         for arm in _arms(job, folder):
             if folder.measurement(arm.name) is None:
+                yield from _lost(job, arm, folder)
                 for step in _train(job, arm, folder):
                     log(arm, step)
                     yield ArmStep(arm, step)
@@ -152,6 +153,18 @@ def _train(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Step]:
         if job.int4 is not None and arm.name == STUDENT:
             save_packed(student, job.tokenizer, folder.of_arm(arm.name) / _PACKED, job.int4)
     PartialState().wait_for_everyone()
+
+
+def _lost(job: Job, arm: Arm, folder: RunFolder) -> Iterator[Stage]:
+    """Told, where a killed run had done steps after its newest checkpoint."""
+    kept = newest_step(folder.of_arm(arm.name) / "checkpoints")
+    lost = sum(int(str(step["index"])) > kept for step in folder.steps(arm.name))
+    if lost and not _is_trained(job, folder, arm):
+        begins = f"goes on after step {kept:,}" if kept else "begins again"
+        yield Stage(
+            f"{IN_WORDS[arm.name]}: {begins}; steps that no checkpoint has, and that are done again: {lost:,} "
+            f"(training.checkpoint_every = {job.settings.checkpoint_every})"
+        )
 
 
 def _marker(job: Job, folder: RunFolder, arm: Arm) -> Teacher:

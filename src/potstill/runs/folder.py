@@ -150,9 +150,12 @@ class RunFolder:
         found = []
         for line in path.read_bytes().splitlines() if path.exists() else []:
             try:
-                found.append(json.loads(line))
+                step = json.loads(line)
             except (ValueError, RecursionError):
                 break
+            if not isinstance(step, dict) or not isinstance(step.get("index"), int):
+                break
+            found.append(step)
         return found
 
     @contextmanager

@@ -66,6 +66,9 @@ def test_text_that_can_not_be_read(content, said, workshop):
         return
     assert said in workshop.refused("distill", "recipe.toml")
     assert not (workshop.path / "runs" / "recipe").exists()
+    search = ("compress", "teacher", "-d", "text.jsonl", "--keep", "90%", "-s", "training.length=24", "-o", "search")
+    assert said in workshop.refused(*search)
+    assert not (workshop.path / "search").exists()
 
 
 def test_only_a_name_that_is_near_is_offered(workshop):

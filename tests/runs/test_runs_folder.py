@@ -86,7 +86,7 @@ def test_a_run_that_is_refused_leaves_nothing(tmp_path):
     folder.leave()
     assert not folder.path.exists()
     folder = tiny_folder(tmp_path / "run")
-    (folder.path / "tokens").mkdir()
+    folder.write_text("importance.safetensors", "scores")
     folder.leave()
     assert (folder.path / "recipe.toml").exists()
 

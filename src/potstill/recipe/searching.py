@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from potstill.errors import RecipeError
+from potstill.errors import PotstillError, RecipeError
 from potstill.recipe.build import build_batches, build_measure, build_settings, num_steps
 from potstill.recipe.kinds import CosineTable
 from potstill.recipe.labelling import build_codec
@@ -241,7 +241,11 @@ def _corpus(
         say(f"reading the text again: {why}")
     if not (kept / "corpus.json").exists():
         say(f"reading {', '.join(sources_of(recipe.data))}")
-        read_corpus(recipe.data, tokenizer).save(kept)
+        try:
+            read_corpus(recipe.data, tokenizer).save(kept)
+        except PotstillError:
+            folder.leave("steps/text.json")
+            raise
     return TokenCorpus.load(kept)
 
 

@@ -81,9 +81,11 @@ class RunFolder:
             folder._write(_RECIPE, recipe)
         return folder
 
-    def leave(self) -> None:
-        """Take away what `open` wrote, and the folder, where nothing came to it: of a run that is refused nothing stays."""
-        if self.is_written_here and not {entry.name for entry in self.path.iterdir()} - {_RECIPE, _IDENTITY, _LOCK}:
+    def leave(self, *begun: str) -> None:
+        """Take away what `open` wrote (and `begun` files), and the folder, where nothing else came to it: of a run that is refused nothing
+        stays."""
+        ours = {self.path / name for name in (_RECIPE, _IDENTITY, _LOCK, *begun)}
+        if self.is_written_here and not {file for file in self.path.rglob("*") if not file.is_dir()} - ours:
             if (lock := _LOCKS.pop(self.path.resolve(), None)) is not None:
                 os.close(lock)
             shutil.rmtree(self.path, ignore_errors=True)

@@ -87,16 +87,17 @@ def test_smollm2_learns_from_its_whole_self(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("configuration", "tensor_parallel"), [("ddp", False), ("fsdp2", False), ("fsdp2-offload", False), ("ddp", True)]
+    ("configuration", "tensor_parallel"),
+    [("ddp", False), ("fsdp2", False), ("fsdp2-offload", False), ("ddp", True), ("fsdp2", 2)],
 )
-def test_two_processes_leave_what_one_does(workshop: Workshop, configuration: str, tensor_parallel: bool):
+def test_two_processes_leave_what_one_does(workshop: Workshop, configuration: str, tensor_parallel: bool | int):
     """`accelerate launch` on the CPU: one writer, whole logs, nothing said twice, the student of one process up to rounding."""
     words = ["distill", "recipe.toml", "--set", "training.rows=5", "--set", 'training.dtype="float32"']
     config = workshop.path / "teacher" / "config.json"
     # Which random numbers a row's dropout has depends on who reads it.
     config.write_text(json.dumps(json.loads(config.read_text()) | {"attention_dropout": 0.0}))
     run(*words, "-o", "one", folder=workshop.path)
-    shared = ["--set", "teacher.tensor_parallel=true"] if tensor_parallel else []
+    shared = ["--set", f"teacher.tensor_parallel={str(tensor_parallel).lower()}"] if tensor_parallel else []
     said = launched(configuration, *words, *shared, "-o", "two", folder=workshop.path)
     assert said.count("report ") == said.count("check ") == 1
     for log in ("steps.jsonl", "controls/hard_labels/steps.jsonl"):

@@ -9,7 +9,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from potstill.errors import ModelError, RecipeError
-from potstill.models import check_tensor_parallel
+from potstill.models import check_tensor_parallel, group_size
 from potstill.models.checks import check_same_states
 
 
@@ -28,23 +28,43 @@ def llama(*, heads: int = 6, kv_heads: int = 6) -> LlamaForCausalLM:
     )
 
 
-@pytest.mark.parametrize("num_processes", [2, 3, 6])
-def test_processes_share_heads_that_come_out_even(num_processes: int):
-    check_tensor_parallel(llama(), num_processes)
+@pytest.mark.parametrize("size", [2, 3, 6])
+def test_processes_share_heads_that_come_out_even(size: int):
+    check_tensor_parallel(llama(), size)
 
 
-def test_a_process_alone_shares_nothing():
+@pytest.mark.parametrize(("wanted", "size"), [(True, 16), (2, 2), (8, 8), (16, 16)])
+def test_all_are_one_group_or_groups_have_so_many(wanted: bool | int, size: int):
+    assert group_size(wanted, 16) == size
+
+
+@pytest.mark.parametrize("wanted", [True, 1, 2])
+def test_a_process_alone_shares_nothing(wanted: bool | int):
     with pytest.raises(RecipeError, match="divides the teacher among processes, and there is one: begin several"):
-        check_tensor_parallel(llama(), 1)
+        group_size(wanted, 1)
+
+
+@pytest.mark.parametrize("wanted", [1, 0, -2, False])
+def test_a_group_has_two_at_least(wanted: bool | int):
+    with pytest.raises(RecipeError, match="at least 2, found"):
+        group_size(wanted, 4)
+
+
+@pytest.mark.parametrize("wanted", [3, 8])
+def test_groups_come_out_even(wanted: int):
+    with pytest.raises(
+        RecipeError, match=f"4 processes don't make groups of {wanted}: set it to a number that divides 4"
+    ):
+        group_size(wanted, 4)
 
 
 @pytest.mark.parametrize(
-    ("heads", "num_processes", "words"),
+    ("heads", "size", "words"),
     [((6, 6), 4, "6 attention heads, which 4 processes"), ((6, 3), 2, "3 key-value heads, which 2 processes")],
 )
-def test_heads_that_do_not_come_out_even_are_refused(heads, num_processes, words):
+def test_heads_that_do_not_come_out_even_are_refused(heads, size, words):
     with pytest.raises(ModelError, match=words):
-        check_tensor_parallel(llama(heads=heads[0], kv_heads=heads[1]), num_processes)
+        check_tensor_parallel(llama(heads=heads[0], kv_heads=heads[1]), size)
 
 
 def test_a_model_without_a_plan_is_refused():

@@ -47,12 +47,27 @@ def test_a_divided_student_is_gathered():
 
 
 def test_a_shared_teacher_adds_up_its_parts_behind_each_half_of_a_layer():
-    work, roomy = replace(WORK, is_tensor_parallel=True), Fleet(replace(ROUND, memory=1e11), 4, 0.5)
+    work, roomy = replace(WORK, tensor_parallel=True), Fleet(replace(ROUND, memory=1e11), 4, 0.5)
     summed = 2 * 2 * 640 * WORK.teacher.layers * WORK.teacher.width * WORK.bytes
     more = roomy.travelling(work, LEARN) - roomy.travelling(WORK, LEARN)
     assert more == pytest.approx(summed * 3 / 4 / 0.75e4)
     hard = replace(LEARN, action="learn_hard")
     assert roomy.travelling(work, hard) == roomy.travelling(WORK, hard)
+    # Of two groups each adds up the parts of its own half of the tokens, between two.
+    pairs = replace(work, tensor_parallel=2)
+    assert roomy.travelling(pairs, LEARN) - roomy.travelling(WORK, LEARN) == pytest.approx(summed / 2 / 2 / 0.75e4)
+
+
+@pytest.mark.parametrize(
+    ("together", "speed"), [(8, 1e4), (4, 1e4), (2, 1e4), (16, 8e3), (12, 4e3), (6, 2e3), (True, 8e3)]
+)
+def test_a_group_in_one_machine_does_not_wait_for_the_network(together, speed):
+    roomy = Fleet(replace(ROUND, memory=1e11), 48, 0.5)
+    work = replace(WORK, tensor_parallel=together)
+    size = 48 if together is True else together
+    summed = 2 * 2 * 640 * size / 48 * WORK.teacher.layers * WORK.teacher.width * WORK.bytes
+    more = roomy.travelling(work, LEARN) - roomy.travelling(WORK, LEARN)
+    assert more == pytest.approx(summed * (size - 1) / size / (0.75 * speed))
 
 
 def test_each_measures_all_held_out_text():

@@ -56,11 +56,14 @@ def test_a_divided_student_is_as_small_as_there_are_many_but_for_its_ends():
     # A step of several passes keeps all gradients until the last.
     several = memory_of_learning(replace(LARGE, micro_rows=4), count=4, there=GPU, how="fsdp2").needed
     assert several["gradients"] == 4e9
-    shared = memory_of_learning(replace(one_pass, is_tensor_parallel=True), count=4, there=GPU, how="ddp").needed
+    shared = memory_of_learning(replace(one_pass, tensor_parallel=True), count=4, there=GPU, how="ddp").needed
     assert shared["teacher"] == divided["teacher"]
     assert shared["student"] == whole["student"]
     assert "teacher's layers, gathered" not in shared
     assert shared["teacher's pass"] > 4 * 8 * 2_048 * 2 * TEACHER.width  # of the rows of all four
+    pairs = memory_of_learning(replace(one_pass, tensor_parallel=2), count=4, there=GPU, how="ddp").needed
+    assert pairs["teacher"] == 2 * (3_000_000_000 / 2 + 1_000_000_000)
+    assert pairs["teacher's pass"] == shared["teacher's pass"] / 2
     translated = replace(one_pass, is_translated=True)
     assert memory_of_learning(translated, count=4, there=GPU, how="fsdp2").needed["teacher"] == 8e9
 
@@ -119,6 +122,19 @@ def test_more_accelerators_are_named_where_nothing_else_helps():
 
     assert missing(count) == 0
     assert missing(count // 2) > 0
+
+
+@pytest.mark.parametrize(("together", "count"), [(6, 48), (4, 32), (True, 32)])
+def test_more_accelerators_are_whole_groups(together: bool | int, count: int):
+    heavy = replace(LARGE, micro_rows=1, gradient_checkpointing=True, tensor_parallel=together)
+    heavy = replace(heavy, student=replace(LARGE.student, parameters=6_000_000_000, inside=5_900_000_000))
+    advice = remedies(heavy, count=12, there=GPU)
+    assert [words.split()[1] for words in advice if words.startswith("--count")] == [str(count)]
+
+
+def test_labels_from_disk_need_no_pass_of_the_teacher():
+    stored = memory_of_learning(replace(LARGE, is_stored=True, tensor_parallel=True), count=4, there=GPU).needed
+    assert "teacher's pass" not in stored
 
 
 def test_labelling_needs_room_for_the_whole_teacher():

@@ -33,14 +33,21 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("is_shared", [True, False])
-def test_training_is_told(file, is_shared):
-    recipe = load_recipe(file, sets=[SHARED] if is_shared else [])
-    assert recipe.teacher.tensor_parallel is is_shared
+@pytest.mark.parametrize(("words", "wanted"), [("true", True), ("false", False), ("2", 2)])
+def test_training_is_told(file, words, wanted):
+    assert load_recipe(file).teacher.tensor_parallel is False
+    recipe = load_recipe(file, sets=[f"teacher.tensor_parallel={words}"])
+    assert recipe.teacher.tensor_parallel is wanted
     settings = build_settings(
         recipe.training, steps=10, dtype=torch.float32, tensor_parallel=recipe.teacher.tensor_parallel
     )
-    assert settings.tensor_parallel is is_shared
+    assert settings.tensor_parallel is wanted
+
+
+@pytest.mark.parametrize("found", ["1", "0", "-2", "2.0", '"all"', "[2]"])
+def test_what_is_no_number_of_processes_is_refused(file, found):
+    with pytest.raises(RecipeError, match=r"needs true \(all processes\), false, or how many .* at least 2"):
+        load_recipe(file, sets=[f"teacher.tensor_parallel={found}"])
 
 
 @pytest.mark.parametrize(("sets", "what"), [
@@ -67,6 +74,10 @@ def test_a_process_alone_is_refused_before_anything_is_written(file, tmp_path):
 
 def test_a_plan_is_of_processes_that_can_share_it(file):
     recipe = load_recipe(file, sets=[SHARED])
-    assert build_workload(recipe, tokens=10**6, count=2, say=lambda _: None).is_tensor_parallel
+    assert build_workload(recipe, tokens=10**6, count=2, say=lambda _: None).tensor_parallel is True
     with pytest.raises(RecipeError, match="there is one"):
         build_workload(recipe, tokens=10**6, say=lambda _: None)
+    pairs = load_recipe(file, sets=["teacher.tensor_parallel=2"])
+    assert build_workload(pairs, tokens=10**6, count=6, say=lambda _: None).together(6) == 2
+    with pytest.raises(RecipeError, match="5 processes don't make groups of 2"):
+        build_workload(pairs, tokens=10**6, count=5, say=lambda _: None)

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ STEPS = 50
 Trained = tuple[dict[str, list[float]], dict[str, torch.Tensor]]
 _SAMPLES = 40
 _ROWS = (5, 4, 3, 7, 2)
+FOR_FOUR = (8, 4, 12, 6, 10)
 DDP = {"ACCELERATE_USE_CPU": "true"}
 FSDP2 = DDP | {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
 OFFLOADED = FSDP2 | {"FSDP_OFFLOAD_PARAMS": "true"}
@@ -48,11 +49,12 @@ class Ragged:
     """Completions, in steps of several sizes."""
 
     corpus: TokenCorpus
+    rows: Sequence[int] = _ROWS
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """The batch of each step is a function of its number."""
-        for number, batch in enumerate(PackedBatches(self.corpus, CONTEXT, max(_ROWS)).from_step(step), step):
-            yield batch.rows(0, _ROWS[number % len(_ROWS)])
+        for number, batch in enumerate(PackedBatches(self.corpus, CONTEXT, max(self.rows)).from_step(step), step):
+            yield batch.rows(0, self.rows[number % len(self.rows)])
 
 
 def corpus() -> TokenCorpus:
@@ -106,7 +108,8 @@ def trained(
     until: int | None = None,
     folder: Path | None = None,
     store: Path | None = None,
-    tensor_parallel: bool = False,
+    tensor_parallel: bool | int = False,
+    rows: Sequence[int] = _ROWS,
 ) -> Trained:
     """The training of that name, stopped after `until` steps; gone on with, where the folder has a checkpoint."""
     text = corpus()
@@ -143,7 +146,7 @@ def trained(
         measure = SoftLabelLoss(JensenShannon(0.3), temperature=1.5, alpha=0.5)
     found: dict[str, list[float]] = {"loss": [], "norm": []}
     with learning_through_(student, 16) if case == "int4" else nullcontext():
-        for step in train(student, teacher, Ragged(text), measure, settings, folder=folder, features=features):
+        for step in train(student, teacher, Ragged(text, rows), measure, settings, folder=folder, features=features):
             for name, value in {"loss": step.loss, "norm": step.gradient_norm, **step.parts, **step.shares}.items():
                 found.setdefault(name, []).append(value)
             if step.index == until:

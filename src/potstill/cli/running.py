@@ -38,12 +38,14 @@ def run_recipe(recipe: Recipe, out: Path, console: Console, *, is_stage: bool = 
         built = build_job(recipe, out, say=lambda text: console.print(f"[dim]{escape(text)} …[/dim]"))
     check = _self_check(built, console)
     weights = "whole" if fsdp_plugin(processes) is None else "divided"
-    beside = ", the teacher's layers divided among them" if recipe.teacher.tensor_parallel else ""
+    beside, together = "", recipe.teacher.tensor_parallel
+    if together:
+        beside = f", the teacher's layers divided among {'them' if together is True else f'each {together} of them'}"
     if (count := processes.num_processes) > 1:
         console.print(
             f"shared   by {count} processes, weights {'in each' if weights == 'whole' else 'divided among them'}{beside}"
         )
-    shared = {"count": count, "weights": weights, "tensor_parallel": recipe.teacher.tensor_parallel}
+    shared = {"count": count, "weights": weights, "tensor_parallel": together}
     details = manifest({"run": built.facts, "self_check": check, "processes": shared})
     built.folder.write_json("manifest.json", details)
     finished: Finished | None = None

@@ -26,7 +26,7 @@ that is the truth.
     precision.py  holds_exactly, hold_in_           a frozen model in the dtype it is run in
     precision.py  this_device, on_this_device       where this process computes
     processes.py  join_processes, fsdp_plugin       one run in many processes, as accelerate's configuration says
-    tensor_parallel.py  tensor_parallel, check_tensor_parallel  a model that processes run together, each a part of its layers
+    tensor_parallel.py  tensor_parallel, check_tensor_parallel, group_size  a model that processes run together, each a part of its layers
     save.py       save_model, saved_whole           write beside, then rename
 """
 
@@ -41,7 +41,7 @@ from potstill.models.sampling import Sampling, cut, draw
 from potstill.models.save import save_model, saved_whole
 from potstill.models.sizes import Size, check_context, size_of
 from potstill.models.tasks import Task, classes_of, head_layer, task_of
-from potstill.models.tensor_parallel import check_tensor_parallel, tensor_parallel
+from potstill.models.tensor_parallel import check_tensor_parallel, group_size, tensor_parallel
 
 __all__ = [
     "Companion",
@@ -60,6 +60,7 @@ __all__ = [
     "faster_dtype",
     "few_tokens",
     "fsdp_plugin",
+    "group_size",
     "head_layer",
     "head_of",
     "hidden_states",

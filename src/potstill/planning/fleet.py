@@ -48,6 +48,14 @@ class Fleet:
         of_network = math.inf if self.count <= _NEIGHBOURS else self.accelerator.network * _NEIGHBOURS
         return _REACHED * min(self.accelerator.link, of_network)
 
+    def _wire_of_group(self, together: int) -> float:
+        """The same, from the others of a group of consecutive ones: of a group in several machines, the network cards of those in one."""
+        if together == self.count:
+            return self.wire
+        is_inside = self.count <= _NEIGHBOURS or _NEIGHBOURS % together == 0
+        of_network = math.inf if is_inside else self.accelerator.network * math.gcd(together, _NEIGHBOURS)
+        return _REACHED * min(self.accelerator.link, of_network)
+
     def seconds(self, work: Workload, phase: Phase) -> float:
         """Of a phase. Computing and what travels meanwhile go side by side: the longer of the two counts."""
         return max(self.computing(work, phase), self.travelling(work, phase)) + self.reading(work, phase)
@@ -77,22 +85,22 @@ class Fleet:
         if self.count == 1 or phase.action not in ("learn", "learn_hard"):
             return 0.0
         student, teacher = work.student, work.teacher
-        summed = 0.0
-        if phase.action == "learn" and work.is_tensor_parallel:
-            # Behind attention and FFN of each layer the processes add up their parts: sent scattered, and gathered again.
-            summed = 4.0 * phase.tokens * teacher.layers * teacher.width * work.bytes
+        summed, together = 0.0, work.together(self.count)
+        if phase.action == "learn" and together > 1:
+            # Behind attention and FFN of each layer a group adds up its parts, of its own tokens: sent scattered, and gathered again.
+            tokens = phase.tokens * together / self.count
+            parts = 4.0 * tokens * teacher.layers * teacher.width * work.bytes * (together - 1) / together
+            summed = parts / self._wire_of_group(together)
         if self.configuration(work) == "ddp":
             moved = phase.steps * 2 * _WIDE * work.trained  # scattered, and gathered again
         else:
             # Of rows that go through a model together, all accelerators counted.
             share = min(work.rows, (work.micro_rows or work.rows) * self.count)
             passes = phase.tokens / (share * work.length)
-            is_marked = phase.action == "learn" and not (
-                work.is_stored or work.is_translated or work.is_tensor_parallel
-            )
+            is_marked = phase.action == "learn" and not (work.is_stored or work.is_translated or work.tensor_parallel)
             layers = 2 * _WIDE * student.inside + (work.teacher_bytes * teacher.inside if is_marked else 0)
             moved = passes * layers + phase.steps * _WIDE * (student.outside + work.trained)
-        return (moved + summed) * (self.count - 1) / self.count / self.wire
+        return moved * (self.count - 1) / self.count / self.wire + summed
 
     def reading(self, work: Workload, phase: Phase) -> float:
         """Seconds that memory alone decides: the optimizer's step, and writing, where all weights are read for each token."""

@@ -69,11 +69,12 @@ def memory_of_learning(
     tokens = micro_rows * work.length
     if work.writing is not None:
         tokens = min(tokens, work.tokens_per_step)
-    is_divided = how == "fsdp2" or work.is_tensor_parallel
-    needed: dict[str, float] = dict(_teacher_beside(work, count if is_divided else 1, is_gpu=is_gpu))
-    if work.is_tensor_parallel and count > 1:  # the rows of all processes go through it in each
+    together = work.together(count)
+    shards = together if together > 1 else count if how == "fsdp2" else 1
+    needed: dict[str, float] = dict(_teacher_beside(work, shards, is_gpu=is_gpu))
+    if together > 1:  # the rows of all of them go through it in each
         needed["teacher's pass"] = float(
-            count * tokens * (_passing(work, work.teacher) + work.bytes * work.teacher.width)
+            together * tokens * (_passing(work, work.teacher) + work.bytes * work.teacher.width)
         )
     needed |= _of_student(work, count, how, is_one_pass=micro_rows == share)
     if work.bytes < _WEIGHT:
@@ -144,10 +145,11 @@ def _fits(work: Workload, count: int, there: Accelerator | float) -> bool:
 
 
 def _fewest(work: Workload, there: Accelerator, count: int) -> int | None:
-    """How many accelerators hold it: the next power of two."""
+    """How many accelerators hold it: the next power of two, or of groups that run one teacher."""
     if work.kind == "compress":
         return None
-    more = (2**power for power in range(count.bit_length(), _MOST_POWER))
+    group = max(1, int(work.tensor_parallel))
+    more = (group * 2**power for power in range(_MOST_POWER) if group * 2**power > count)
     return next((one for one in more if _fits(replace(work, rows=max(work.rows, one)), one, there)), None)
 
 
@@ -164,7 +166,7 @@ def _teacher_beside(work: Workload, shards: int, *, is_gpu: bool) -> Iterator[tu
         return
     shards = 1 if work.is_translated else shards
     yield "teacher", work.teacher_bytes * (teacher.inside / shards + teacher.outside)
-    if shards > 1 and not work.is_tensor_parallel:
+    if shards > 1 and not work.tensor_parallel:
         yield "teacher's layers, gathered", float(2 * work.teacher_bytes * teacher.largest)
 
 

@@ -224,10 +224,11 @@ def _of_sharing(work: Workload, where: Fleet) -> list[str]:
         "ddp": "all of student and teacher on each accelerator",
         "fsdp2": "the student divided over all of them, and a live teacher's layers; models are measured whole",
     }
-    if work.is_tensor_parallel:
+    if (together := work.together(where.count)) > 1:
+        groups = "all of them" if together == where.count else f"each {together} of them"
         words = {
-            "ddp": "all of the student on each accelerator, a part of each of the teacher's layers; models are measured whole",
-            "fsdp2": "student and teacher's layers divided over all of them; models are measured whole",
+            "ddp": f"all of the student on each accelerator, the teacher's layers divided over {groups}; models are measured whole",
+            "fsdp2": f"the student divided over all of them, the teacher's layers over {groups}; models are measured whole",
         }
     both = _READ * (work.teacher.parameters + work.student.parameters)
     return [

@@ -33,7 +33,7 @@ class Workload:
     rows          sequences a step; `micro_rows` of them a pass (None: all at once), of `length` tokens each
     is_stored     whether labels on disk mark, not the teacher
     is_translated  whether the teacher has a tokenizer of its own
-    is_tensor_parallel  whether the processes run the teacher together, each a part of its layers
+    tensor_parallel  whether the processes run the teacher together, each a part of its layers: all (True), or each so many
     labelled      predictions that the teacher is to put on disk; 0 for none
     labels        what is kept of each, `label_rows` sequences a pass of the teacher
     held_out      tokens that every model is measured on
@@ -61,7 +61,7 @@ class Workload:
     micro_rows: int | None = None
     is_stored: bool = False
     is_translated: bool = False
-    is_tensor_parallel: bool = False
+    tensor_parallel: bool | int = False
     labelled: int = 0
     labels: LabelFormat = field(default_factory=LabelFormat)
     label_rows: int = 8
@@ -85,6 +85,12 @@ class Workload:
     def reads_head(self) -> bool:
         """Whether labels from disk are hidden states, which become logits by the teacher's head."""
         return self.is_stored and self.labels.tier == "hidden"
+
+    def together(self, count: int) -> int:
+        """How many of `count` processes run one teacher; 1 where each runs its own, or labels are on disk."""
+        if count == 1 or self.is_stored or not self.tensor_parallel:
+            return 1
+        return count if self.tensor_parallel is True else int(self.tensor_parallel)
 
     @property
     def tokens_per_step(self) -> int:

@@ -13,7 +13,7 @@ table.py     what all tables share
 on_policy.py [training.on_policy]: the student's own text
 features.py  what is compared beside the labels
 teaching.py  more teachers than one, or the student's own past
-tensor_parallel.py  a teacher that processes share: what it doesn't go with
+tensor_parallel.py  a teacher that processes share: how many, and what it doesn't go with
 four_bits.py   a student that learns through the rounding to four bits
 specialists.py a teacher whose share falls, and the gate that asks what it is worth
 marking.py   the teachers of a mixture, live or from disk, one at a time where they must

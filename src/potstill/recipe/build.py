@@ -55,7 +55,7 @@ def build_schedule(schedule: CosineTable | LinearTable | ConstantTable) -> Sched
 
 
 def build_settings(
-    training: TrainingTable, *, steps: int, dtype: torch.dtype, tensor_parallel: bool = False
+    training: TrainingTable, *, steps: int, dtype: torch.dtype, tensor_parallel: bool | int = False
 ) -> TrainingSettings:
     """What the loop is told. `steps` and `dtype` are decided outside: by the text's size, and by measuring where auto."""
     from potstill.training import TrainingSettings

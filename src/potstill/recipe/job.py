@@ -193,6 +193,7 @@ def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrain
         check_head,
         check_packing,
         check_tensor_parallel,
+        group_size,
         join_processes,
         load_model,
         task_of,
@@ -201,7 +202,7 @@ def _checked_models(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, PreTrain
     say(f"loading {recipe.teacher.model}")
     model = load_model(recipe.teacher.model)
     if recipe.teacher.tensor_parallel:
-        check_tensor_parallel(model, join_processes().num_processes)
+        check_tensor_parallel(model, group_size(recipe.teacher.tensor_parallel, join_processes().num_processes))
     student, _ = build_student(recipe.student, model)
     size, tokenizer = shared_tokenizer(recipe, model, student)
     for checked in (model, student):

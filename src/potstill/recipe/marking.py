@@ -28,14 +28,21 @@ _FOLDER = "soft_labels"
 def size_of_all(recipe: Recipe, student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, size: int) -> int:
     """How many tokens all teachers and the student share, from the models without their weights. VocabularyError where they don't mean the
     same."""
-    from potstill.models import check_context, check_tensor_parallel, join_processes, load_shape, load_tokenizer
+    from potstill.models import (
+        check_context,
+        check_tensor_parallel,
+        group_size,
+        join_processes,
+        load_shape,
+        load_tokenizer,
+    )
     from potstill.teachers import check_chat_rendering, shared_predictions
 
     for other in sharing(recipe.teacher):
         shape, theirs = load_shape(other.model), load_tokenizer(other.model)
         check_context(shape, recipe.training.length)
         if recipe.teacher.tensor_parallel and other.labels is None:
-            check_tensor_parallel(shape, join_processes().num_processes)
+            check_tensor_parallel(shape, group_size(recipe.teacher.tensor_parallel, join_processes().num_processes))
         if theirs.chat_template is not None and tokenizer.chat_template is not None:
             check_chat_rendering(theirs, tokenizer)
         size = min(size, shared_predictions(shape, student, theirs, tokenizer))

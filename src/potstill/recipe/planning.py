@@ -58,10 +58,10 @@ def build_workload(recipe: Recipe, *, tokens: int | None = None, count: int = 1,
 
 def _check(recipe: Recipe, teacher: PreTrainedModel, student: PreTrainedModel, count: int) -> None:
     """What the run refuses that can be seen of models without weights."""
-    from potstill.models import check_context, check_tensor_parallel, task_of
+    from potstill.models import check_context, check_tensor_parallel, group_size, task_of
 
     if recipe.teacher.tensor_parallel:
-        check_tensor_parallel(teacher, count)
+        check_tensor_parallel(teacher, group_size(recipe.teacher.tensor_parallel, count))
     for model in (teacher, student):
         check_context(model, recipe.training.length)
     if recipe.teacher.kind == "stored":
@@ -102,7 +102,7 @@ def workload_of(
         micro_rows=training.micro_rows,
         is_stored=is_stored,
         is_translated=recipe.teacher.kind == "translated",
-        is_tensor_parallel=recipe.teacher.tensor_parallel,
+        tensor_parallel=recipe.teacher.tensor_parallel,
         labelled=max(0, amounts.learned - stored) if is_stored else 0,
         labels=LabelFormat(labels.tier, labels.tau, labels.k, labels.bits),
         label_rows=labels.rows,

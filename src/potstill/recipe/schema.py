@@ -24,7 +24,7 @@ from potstill.recipe.specialists import AnnealingTable, GateTable, check_special
 from potstill.recipe.stages import StagesTable
 from potstill.recipe.table import FolderName, Share, Table, Text, mistake, needs
 from potstill.recipe.teaching import AverageTable, MixtureTable, check_teaching, check_ways_of_teaching
-from potstill.recipe.tensor_parallel import check_shared_teacher
+from potstill.recipe.tensor_parallel import Processes, check_shared_teacher
 from potstill.recipe.translated import TranslationTable
 
 LENGTHS_OF_TRAINING = ("tokens", "steps", "epochs")
@@ -64,8 +64,9 @@ class TeacherTable(Table):
     """The student's own average marks in this one's place. Left out: it marks itself."""
     gate: GateTable | None = None
     """Is it worth hearing on this text? Asked before the run; left out: not asked."""
-    tensor_parallel: bool = False
-    """Among processes: they run it together while the student learns, each a part of its layers (transformers' tp_plan)."""
+    tensor_parallel: Processes = False
+    """Among processes: they run it together while the student learns, each a part of its layers (transformers' tp_plan): all (true),
+    or each so many, as those of one machine."""
 
     @model_validator(mode="after")
     def _one_way(self) -> TeacherTable:

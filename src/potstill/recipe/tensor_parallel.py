@@ -1,13 +1,20 @@
-"""A teacher that the processes of a run share: what it doesn't go with."""
+"""A teacher that the processes of a run share: how many of them, and what it doesn't go with."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from potstill.recipe.table import mistake
+from pydantic import Field
+
+from potstill.recipe.table import mistake, needs
 
 if TYPE_CHECKING:
     from potstill.recipe.schema import Recipe
+
+Processes = Annotated[
+    bool | Annotated[int, Field(ge=2)],
+    needs("true (all processes), false, or how many processes run one teacher together, at least 2"),
+]
 
 
 def check_shared_teacher(recipe: Recipe) -> None:

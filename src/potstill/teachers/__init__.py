@@ -7,7 +7,7 @@ Whoever has `num_tokens` and `label` is one; training and evaluation know no mor
     targets = teacher.label(batch)                                 # DenseTargets: hidden states and a head
 
     live.py        LiveTeacher                                 a model marks as the student reads
-    tensor_parallel.py TensorParallelTeacher                   all processes run it together, each a part of its layers
+    tensor_parallel.py TensorParallelTeacher                   a group of processes runs it, each a part of its layers
     stored.py      StoredTeacher, on_device                    what it said is on disk
     translated.py  TranslatedTeacher                           its tokenizer is not the student's
     alignment.py   shared_spans, Retelling                     two tokenizations of one text

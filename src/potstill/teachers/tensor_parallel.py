@@ -1,4 +1,4 @@
-"""A live teacher that all processes run together: each holds a part of its layers, and all read the rows of all."""
+"""A live teacher that a group of processes runs together: each holds a part of its layers, and all read the rows of the group."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import fields
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed import ProcessGroup
 
 from potstill.models.tensor_parallel import check_tensor_parallel, tensor_parallel
 from potstill.teachers.live import LiveTeacher
@@ -16,14 +17,15 @@ from potstill.types import Batch, DenseTargets
 class TensorParallelTeacher:
     """Marks as the live teacher does that it is made of, by a divided copy of its model (`tensor_parallel`, which says what is refused).
 
-    All processes have to ask it equally often, each with the rows it has; numbers of rows and widths may differ.
+    All processes of a group have to ask it equally often, each with the rows it has; numbers of rows and widths may differ. Groups know
+    nothing of each other.
     """
 
-    def __init__(self, teacher: LiveTeacher, processes: Accelerator) -> None:
-        """The model of `teacher` moves to the host's memory, where it stays whole."""
-        check_tensor_parallel(teacher.model, processes.num_processes, teacher.attention)
-        model = tensor_parallel(teacher.model, processes)
-        self.processes = processes
+    def __init__(self, teacher: LiveTeacher, processes: Accelerator, *, size: int) -> None:
+        """The model of `teacher` moves to the host's memory, where it stays whole; each `size` processes of consecutive ranks run one."""
+        check_tensor_parallel(teacher.model, size, teacher.attention)
+        model, self.group = tensor_parallel(teacher.model, processes, size=size)
+        self.device = processes.device
         self.live = LiveTeacher(model, size=teacher.num_tokens, layers=teacher.layers)
 
     @property
@@ -32,10 +34,10 @@ class TensorParallelTeacher:
         return self.live.num_tokens
 
     def label(self, batch: Batch) -> DenseTargets:
-        """What the teacher believes at this process's counted predictions. NotFiniteError in all processes where it is in one."""
-        parts = _of_all(batch.to(self.processes.device), self.processes)
+        """What the teacher believes at this process's counted predictions. NotFiniteError in all of a group where it is in one."""
+        parts = _of_all(batch.to(self.device), self.group)
         found = self.live.label(_joined(parts))
-        before, mine = parts[: self.processes.process_index], parts[self.processes.process_index]
+        before, mine = parts[: self.group.rank()], parts[self.group.rank()]
         counted = _place([int(part.counted.sum()) for part in before], int(mine.counted.sum()))
         text = _place([int((part.documents >= 0).sum()) for part in before], int((mine.documents >= 0).sum()))
         # Copies: the states of the others' rows are not to be kept.
@@ -43,12 +45,12 @@ class TensorParallelTeacher:
         return DenseTargets(found.rows[counted].clone(), found.head, layers)
 
 
-def _of_all(batch: Batch, processes: Accelerator) -> list[Batch]:
-    """The rows of each process, those of others as wide as the widest, padding behind them."""
-    shapes = torch.tensor([batch.inputs.shape], device=processes.device)
-    sizes = _gathered(shapes, processes)
+def _of_all(batch: Batch, group: ProcessGroup) -> list[Batch]:
+    """The rows of each process of a group, those of others as wide as the widest, padding behind them."""
+    shapes = torch.tensor([batch.inputs.shape], device=batch.inputs.device)
+    sizes = _gathered(shapes, group)
     rows, width = sizes.amax(0).tolist()
-    found = Batch(*(_gathered(one, processes) for one in _padded(batch, rows, width)))
+    found = Batch(*(_gathered(one, group) for one in _padded(batch, rows, width)))
     return [found.rows(number * rows, number * rows + size) for number, size in enumerate(sizes[:, 0].tolist())]
 
 
@@ -65,9 +67,9 @@ def _padded(batch: Batch, rows: int, width: int) -> list[Tensor]:
     return found
 
 
-def _gathered(tensor: Tensor, processes: Accelerator) -> Tensor:
-    everyone = processes.gather(tensor.contiguous())
-    assert isinstance(everyone, Tensor)
+def _gathered(tensor: Tensor, group: ProcessGroup) -> Tensor:
+    everyone = tensor.new_empty((group.size() * len(tensor), *tensor.shape[1:]))
+    distributed.all_gather_into_tensor(everyone, tensor.contiguous(), group=group)
     return everyone
 
 

@@ -51,7 +51,8 @@ class TrainingSettings:
 
     micro_rows   sequences a forward pass (None = a process's whole share of the batch)
     skip_spikes  a step whose gradient is so many times as long as usual is left out; None: for its length none is
-    tensor_parallel  the processes run a live teacher together, each a part of its layers (`TensorParallelTeacher`)
+    tensor_parallel  the processes run a live teacher together, each a part of its layers (`TensorParallelTeacher`): all of them, or, a
+                 number, each so many of consecutive ranks
 
     Raises RecipeError for a number that nothing can be learned with.
     """
@@ -69,7 +70,7 @@ class TrainingSettings:
     checkpoint_every: int | None = None
     seed: int = 0
     skip_spikes: float | None = 20.0
-    tensor_parallel: bool = False
+    tensor_parallel: bool | int = False
 
     def __post_init__(self) -> None:
         counts = {"steps": self.steps, "micro_rows": self.micro_rows, "checkpoint_every": self.checkpoint_every}
@@ -152,7 +153,7 @@ def train(
     if isinstance(text, OnPolicy):
         kept = None if newest is None else load_written(newest)
         own = text = begin_writing(text, student, asked, measures.least, sharding, dtype=settings.dtype, kept=kept)
-    work = _work(text, asked, accelerator, settings, done, in_step=sharding is not None or settings.tensor_parallel)
+    work = _work(text, asked, accelerator, settings, done, in_step=bool(sharding or settings.tensor_parallel))
     for index in range(done, settings.steps):
         started = time.perf_counter()
         batch, parts = next(work)

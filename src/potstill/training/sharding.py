@@ -19,7 +19,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, 
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from potstill.errors import ModelError
-from potstill.models import fsdp_plugin, layers_of
+from potstill.models import fsdp_plugin, group_size, layers_of
 from potstill.teachers import (
     AveragedTeacher,
     LiveTeacher,
@@ -64,11 +64,12 @@ def shard_(root: nn.Module, layers: Iterable[nn.Module], sharding: Sharding) -> 
 
 
 def divided_teacher(
-    teacher: Teacher | None, processes: Accelerator, sharding: Sharding | None, *, tensor_parallel: bool
+    teacher: Teacher | None, processes: Accelerator, sharding: Sharding | None, *, tensor_parallel: bool | int
 ) -> Teacher | None:
-    """The same teacher as the processes hold it while the student learns: whole in each, divided by layers, or tensor-parallel."""
-    if tensor_parallel:
-        return tensor_parallel_teacher(teacher, processes)
+    """The same teacher as the processes hold it while the student learns: whole in each, divided by layers, or tensor-parallel
+    (True: among all, a number: among groups of so many)."""
+    if teacher is not None and tensor_parallel is not False:
+        return tensor_parallel_teacher(teacher, processes, size=group_size(tensor_parallel, processes.num_processes))
     return sharded_teacher(teacher, sharding, processes.device)
 
 
@@ -93,16 +94,17 @@ def sharded_teacher(teacher: Teacher | None, sharding: Sharding | None, device: 
     return LiveTeacher(model, size=teacher.num_tokens, layers=teacher.layers, attention=teacher.attention)
 
 
-def tensor_parallel_teacher(teacher: Teacher | None, processes: Accelerator) -> Teacher | None:
-    """The same teacher, its live models divided by transformers' plans; who marks without a model stays as it is.
+def tensor_parallel_teacher(teacher: Teacher | None, processes: Accelerator, *, size: int) -> Teacher | None:
+    """The same teacher, its live models divided among each `size` processes by transformers' plans; who marks without a model stays as it
+    is.
 
     Raises ModelError for a teacher whose models the processes would not ask equally often, and as `TensorParallelTeacher`.
     """
     match teacher:
         case LiveTeacher():
-            return TensorParallelTeacher(teacher, processes)
+            return TensorParallelTeacher(teacher, processes, size=size)
         case MixtureTeacher():
-            divided = [tensor_parallel_teacher(one, processes) for one in teacher.teachers]
+            divided = [tensor_parallel_teacher(one, processes, size=size) for one in teacher.teachers]
             return replace(teacher, teachers=tuple(one for one in divided if one is not None))
         case RoutedTeacher() | TranslatedTeacher() | AveragedTeacher():
             raise ModelError(

@@ -36,10 +36,10 @@ def test_more_share_the_computing_and_add_up_gradients():
 def test_a_divided_student_is_gathered():
     work = replace(WORK, micro_rows=1)
     tight = Fleet(ROUND, 4, 0.5)
-    heavy = replace(work, student=replace(work.student, parameters=700_000, inside=500_000))
+    heavy = replace(work, student=replace(work.student, parameters=700_000, inside=500_000, active=500_000))
     assert tight.configuration(heavy) == "fsdp2"
-    # Ten passes: layers of 4 bytes twice, the teacher's of 2 once; embeddings and head, and gradients, once a step.
-    moved = 10 * (2 * 4 * 500_000 + 2 * 1_000 + 4 * 200_000 + 4 * 700_000)
+    # Ten passes: layers of 2 bytes twice, the teacher's once; embeddings and head, and gradients, once a step.
+    moved = 10 * (2 * 2 * 500_000 + 2 * 1_000 + 4 * 200_000 + 4 * 700_000)
     assert tight.travelling(heavy, LEARN) == pytest.approx(moved * 3 / 4 / 0.75e4)
     stored = replace(heavy, is_stored=True)
     assert tight.travelling(stored, LEARN) == pytest.approx((moved - 10 * 2 * 1_000) * 3 / 4 / 0.75e4)

@@ -110,6 +110,7 @@ def trained(
     store: Path | None = None,
     tensor_parallel: bool | int = False,
     rows: Sequence[int] = _ROWS,
+    dtype: str = "float32",
 ) -> Trained:
     """The training of that name, stopped after `until` steps; gone on with, where the folder has a checkpoint."""
     text = corpus()
@@ -124,6 +125,7 @@ def trained(
         micro_rows=1 if case == "untied" else 2,
         checkpoint_every=until,
         tensor_parallel=tensor_parallel,
+        dtype=getattr(torch, dtype),
     )
     if case == "store":
         assert store is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -61,6 +62,67 @@ def test_a_run_goes_on_with_another_number_of_processes(kind, tmp_path: Path):
         undisturbed = trained(case)
         assert_same(trained(case, folder=tmp_path / f"{case}-by-two"), undisturbed, begin=HALF)
         assert_same(found[f"{case}-taken-up"], undisturbed, begin=HALF)
+
+
+@pytest.mark.slow
+def test_in_sixteen_bits_they_learn_what_one_does_up_to_rounding(tmp_path: Path):
+    """Ten steps: later ones are far from each other, as one rounding moves all that follows."""
+    cases = ("live", "masked", "lora", "checkpointing", "int4")
+    asked = {name: {"case": name, "dtype": "bfloat16", "steps": 10} for name in cases}
+    found = together(asked, tmp_path, FSDP2)
+    for name in cases:
+        alone, _ = trained(name, dtype="bfloat16", steps=10)
+        assert found[name][0]["loss"] == pytest.approx(alone["loss"], rel=2e-3), name
+        assert found[name][0]["loss"][0] == pytest.approx(alone["loss"][0], rel=1e-4), name
+
+
+SIXTEEN_BITS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from many_processes import Ragged, corpus, llama
+from potstill.losses import HARD_LABELS
+from potstill.training import TrainingSettings, train
+from potstill.training.learner import Objective
+
+# No batch here has as many tokens as a matrix has rows: activations have other shapes.
+student, saved, dtypes, held = llama(layers=3, width=40, seed=3), [], {}, []
+matrices = {tuple(w.shape) for name, w in student.named_parameters() if ".layers." in name and w.ndim == 2}
+forward = Objective.forward
+
+def kept(tensor):
+    saved.append(tensor)
+    return tensor
+
+def listening(objective, *arguments):
+    for name, module in objective.student.model.layers[0].named_modules():
+        if name.endswith(("norm", "proj")):
+            module.register_forward_hook(lambda module, *_, name=name: dtypes.update({name: str(module.weight.dtype)}))
+    with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
+        found = forward(objective, *arguments)
+    copies = [one for one in saved if one.dtype == torch.bfloat16 and {tuple(one.shape), tuple(one.shape)[::-1]} & matrices]
+    held.append([len(copies), sum(one.untyped_storage().nbytes() for one in copies)])
+    return found
+
+Objective.forward = listening
+next(train(student, None, Ragged(corpus()), HARD_LABELS, TrainingSettings(steps=1, dtype=torch.bfloat16)))
+print(json.dumps([dtypes, held]))
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_in_sixteen_bits_no_copy_of_a_layer_outlives_it():
+    """Between the forward pass and the backward pass; matrices are rounded once, as autocast does, and norms are not."""
+    for rank in begin(2, ["-c", SIXTEEN_BITS, str(Path(__file__).parent)], FSDP2):
+        said, errors = rank.communicate(timeout=240)
+        assert rank.returncode == 0, said + errors[-3000:]
+        dtypes, ((copies, held),) = json.loads(said)
+        assert copies == 3 * 7
+        assert held == 0
+        assert {dtype for name, dtype in dtypes.items() if name.endswith("proj")} == {"torch.bfloat16"}
+        norms = {dtype for name, dtype in dtypes.items() if "norm" in name}
+        assert norms == {"torch.float32"}
 
 
 OTHER_TEXT = """

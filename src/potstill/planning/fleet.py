@@ -98,7 +98,9 @@ class Fleet:
             share = min(work.rows, (work.micro_rows or work.rows) * self.count)
             passes = phase.tokens / (share * work.length)
             is_marked = phase.action == "learn" and not (work.is_stored or work.is_translated or work.tensor_parallel)
-            layers = 2 * _WIDE * student.inside + (work.teacher_bytes * teacher.inside if is_marked else 0)
+            layers = 2 * work.gathered_bytes * student.inside + (
+                work.teacher_bytes * teacher.inside if is_marked else 0
+            )
             moved = passes * layers + phase.steps * _WIDE * (student.outside + work.trained)
         return moved * (self.count - 1) / self.count / self.wire + summed
 

@@ -78,8 +78,9 @@ def memory_of_learning(
         )
     needed |= _of_student(work, count, how, is_one_pass=micro_rows == share)
     if work.bytes < _WEIGHT:
-        # Autocast makes them in a pass's forward and keeps them to its end, of divided layers as of whole ones.
-        needed["16-bit copies"] = float(_NARROW * (work.student.inside + work.student.head))
+        # Autocast makes them in a pass's forward and keeps them to its end; divided layers are gathered so, and given back.
+        copied = work.student.head + (0 if how == "fsdp2" and not work.student.is_mixture else work.student.inside)
+        needed["16-bit copies"] = float(_NARROW * copied)
     needed["activations"] = float(tokens) * _activations(work)
     needed["head's gradient"] = float(_GRADIENT * work.student.head)
     needed["loss, a chunk"] = _loss(work, tokens, "gpu" if is_gpu else "cpu")
@@ -176,7 +177,7 @@ def _of_student(work: Workload, count: int, how: Configuration, *, is_one_pass: 
     gradients = _GRADIENT * work.trained
     found = {"student": _WEIGHT * student.parameters / shards, "optimizer": _MOMENTS * work.trained / shards}
     if how == "fsdp2":
-        found["gathered"] = float(_WEIGHT * (student.outside + 2 * student.largest))
+        found["gathered"] = float(_WEIGHT * student.outside + 2 * work.gathered_bytes * student.largest)
         if is_one_pass:  # of several, gradients stay whole until the last
             learn = 1.0 if work.lora is None else 0.0
             whole = learn * student.outside + (student.largest if work.lora is None else work.lora * student.largest)

@@ -49,6 +49,11 @@ class ModelShape:
         """Weights of no layer: embeddings, head, the last norm."""
         return self.parameters - self.inside
 
+    @property
+    def is_mixture(self) -> bool:
+        """Whether a token is not multiplied with all of a layer: a mixture of experts."""
+        return self.active < self.inside
+
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
     """Counts a model, on any device, the meta device too. ModelError where it has no linear head or no list of layers."""

@@ -93,6 +93,11 @@ class Workload:
         return count if self.tensor_parallel is True else int(self.tensor_parallel)
 
     @property
+    def gathered_bytes(self) -> int:
+        """A weight of a divided layer of the student, as it is gathered: in the forward pass's own format, but for experts'."""
+        return 4 if self.student.is_mixture else self.bytes
+
+    @property
     def tokens_per_step(self) -> int:
         """Read by the student."""
         return self.rows * self.length if self.writing is None else round(self.writing.read)

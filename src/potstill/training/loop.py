@@ -133,7 +133,7 @@ def train(
     gradient is no number, or far too long, is left out (`Step.skipped`); NotFiniteError where the first is, or many in a row.
     """
     accelerator = join_processes()
-    sharding = sharding_of(accelerator)
+    sharding = sharding_of(accelerator, settings.dtype)
     torch.manual_seed(settings.seed)
     student.train()
     measures = measures_of(measure, annealing, settings.steps, compiled=settings.compile_loss)

@@ -10,13 +10,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.pytorch_utils import Conv1D
 
 from potstill.errors import ModelError
 from potstill.models import fsdp_plugin, group_size, layers_of
@@ -33,15 +41,17 @@ from potstill.types import Teacher
 
 @dataclass(frozen=True)
 class Sharding:
-    """Over which processes weights are divided, whether a layer's are given back after its forward pass, and where they wait."""
+    """Over which processes weights are divided, whether a layer's are given back after its forward pass, where they wait, and the dtype in
+    which autocast multiplies."""
 
     mesh: DeviceMesh
     reshard: bool
     offload: OffloadPolicy
+    dtype: torch.dtype = torch.float32
 
 
-def sharding_of(processes: Accelerator) -> Sharding | None:
-    """As accelerate's configuration says; None where each process has all weights."""
+def sharding_of(processes: Accelerator, dtype: torch.dtype) -> Sharding | None:
+    """As accelerate's configuration says, of a student that learns in this dtype; None where each process has all weights."""
     if (plugin := fsdp_plugin(processes)) is None:
         return None
     assert isinstance(plugin.cpu_offload, OffloadPolicy)
@@ -49,7 +59,7 @@ def sharding_of(processes: Accelerator) -> Sharding | None:
     offload = plugin.cpu_offload
     if isinstance(offload, CPUOffloadPolicy) and processes.device.type == "cpu":
         offload = CPUOffloadPolicy(pin_memory=False)  # memory is pinned for an accelerator, and there is none
-    return Sharding(mesh, bool(plugin.reshard_after_forward), offload)
+    return Sharding(mesh, bool(plugin.reshard_after_forward), offload, dtype)
 
 
 def shard_(root: nn.Module, layers: Iterable[nn.Module], sharding: Sharding) -> None:
@@ -58,9 +68,43 @@ def shard_(root: nn.Module, layers: Iterable[nn.Module], sharding: Sharding) -> 
     The last is gathered in a step's first forward pass and kept until its last backward pass, so that the loss finds the head's weight
     whole and nobody gathers it twice.
     """
+    layers = list(layers)
     for layer in layers:
-        fully_shard(layer, mesh=sharding.mesh, reshard_after_forward=sharding.reshard, offload_policy=sharding.offload)
+        _shard_layer_(layer, sharding)
+    if sharding.dtype != torch.float32:
+        # Else a layer would fetch the norm that stood before it in the forward pass, which is there already.
+        for before, layer in pairwise(layers):
+            assert isinstance(before, FSDPModule)
+            assert isinstance(layer, FSDPModule)
+            layer.set_modules_to_backward_prefetch([before])
     fully_shard(root, mesh=sharding.mesh, offload_policy=sharding.offload)
+
+
+def _shard_layer_(layer: nn.Module, sharding: Sharding) -> None:
+    """Divide a layer. Matrices that autocast would round in each process are gathered rounded, so that no copies outlive them; norms, which
+    it takes as they are, are gathered so, each by itself."""
+    policy, norms = MixedPrecisionPolicy(), _beside_matrices(layer)
+    if sharding.dtype != torch.float32 and norms is not None:
+        for norm in norms:
+            fully_shard(norm, mesh=sharding.mesh, reshard_after_forward=False, offload_policy=sharding.offload)
+        policy = MixedPrecisionPolicy(sharding.dtype, torch.float32, cast_forward_inputs=False)
+    fully_shard(
+        layer,
+        mesh=sharding.mesh,
+        reshard_after_forward=sharding.reshard,
+        mp_policy=policy,
+        offload_policy=sharding.offload,
+    )
+
+
+def _beside_matrices(layer: nn.Module) -> list[nn.Module] | None:
+    """The norms of a layer that has nothing but linear layers beside them; None of another: what is done with its weights is not known."""
+    # Of no subclass: parametrized ones round to other grids first.
+    others = [
+        one for one in layer.modules() if type(one) not in (nn.Linear, Conv1D) and list(one.parameters(recurse=False))
+    ]
+    are_norms = all(not list(one.children()) and all(weight.ndim < 2 for weight in one.parameters()) for one in others)
+    return [one for one in others if one is not layer] if are_norms and layer not in others else None
 
 
 def divided_teacher(

@@ -110,7 +110,7 @@ def test_a_template_that_rewrites_the_past_is_refused(tmp_path):
         (b'{"txt": "fine"}\n', r"has columns 'txt'.*did you mean 'txt' for text"),
         (
             b'{"prompt": "a"}\n',
-            r"has columns 'prompt', and needs 'text', or 'prompt' and 'completion'.*\(token ids\)\. Say",
+            r"has columns 'prompt', and needs 'text', or 'prompt' and 'completion'.*\(token ids\)\. Name the columns so",
         ),
         (b'{"text": null}\n', "'text' is empty \\(null\\), not text"),
         (b'{"text": "caf\xe9"}\n', "is not UTF-8 \\(byte 0xe9.*iconv"),

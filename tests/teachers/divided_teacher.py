@@ -80,7 +80,9 @@ def difference(model: PreTrainedModel, processes: Accelerator) -> float | str:
     batch, size = batch_of(processes.process_index, is_classes=is_classes), 5 if is_classes else TOKENS
     whole = LiveTeacher(deepcopy(model), size=size, layers=(-1, 0, 1)).label(batch)
     try:
-        divided = TensorParallelTeacher(LiveTeacher(model, size=size, layers=(-1, 0, 1)), processes).label(batch)
+        divided = TensorParallelTeacher(LiveTeacher(model, size=size, layers=(-1, 0, 1)), processes, size=2).label(
+            batch
+        )
     except PotstillError as error:
         return str(error)
     assert divided.layers.keys() == whole.layers.keys() == {-1, 0, 1}
@@ -92,7 +94,7 @@ def difference(model: PreTrainedModel, processes: Accelerator) -> float | str:
 
 def damaged(processes: Accelerator) -> str:
     """What this process is told where a weight of the second one's part is infinite."""
-    teacher = TensorParallelTeacher(LiveTeacher(families()["Llama"], size=TOKENS), processes)
+    teacher = TensorParallelTeacher(LiveTeacher(families()["Llama"], size=TOKENS), processes, size=2)
     if processes.process_index == 1:
         teacher.live.model.model.layers[0].mlp.down_proj.weight.to_local()[0, 0] = torch.inf
     try:

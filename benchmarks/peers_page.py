@@ -94,22 +94,21 @@ def page(quality: dict) -> Iterable[str]:
     yield f"*{date.today().isoformat()}; `benchmarks/peers_page.py`; {machine};*"
     yield f"*{installed()}.*"
     yield words.FIRST
-    yield "## Quality at equal tokens"
+    yield "## Quality at equal tokens, and in equal time"
     yield ""
     yield words.QUALITY.strip()
     yield ""
     untouched = quality["untouched"]
     yield f"{quality['date']}. Teacher {untouched['teacher']:.3f} nats, student before it learns {untouched['student, untouched']:.3f}."
     yield ""
-    yield "| | nats a token, each seed | processor seconds, median |"
-    yield "| --- | ---: | ---: |"
+    yield "| | nats a token, each seed | processor seconds, median | steps in potstill's seconds | nats then |"
+    yield "| --- | ---: | ---: | ---: | ---: |"
     for name, runs in quality["found"].items():
-        each = ", ".join(f"{run['nats']:.3f}" for run in runs)
-        yield f"| {name} | {each} | {statistics.median(run['seconds'] for run in runs):.0f} |"
+        others = quality["same_time"].get(name, [])
+        each, then = (", ".join(f"{run['nats']:.3f}" for run in some) for some in (runs, others))
+        seconds = statistics.median(run["seconds"] for run in runs)
+        yield f"| {name} | {each} | {seconds:.0f} | {others[0]['steps'] if others else ''} | {then} |"
     yield ""
-    if len(quality["found"]) < 4 or min(len(runs) for runs in quality["found"].values()) < 2:
-        yield words.UNFINISHED.strip()
-        yield ""
     yield words.BY_DESIGN.strip()
     yield ""
     yield "![quality and processor time](peers.svg)"

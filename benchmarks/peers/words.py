@@ -111,23 +111,20 @@ Every library's functions meet their closed forms in fp64 within rounding, value
 
 ## Time, memory, bytes
 
-Pages of earlier runs, each with its date and machine: [a training step](train_step.md) beside TRL's GKD trainer and plain training (1.2 ×
-as fast as TRL's in fp32), [the fused loss](fused_loss.md) beside TRL, torchtune, Liger and PyTorch (1.8 to 3.5 × as fast; a tenth of the
-naive memory), [bytes against fidelity](store.md) beside top-k and DistillKit's layout.
+Pages of their own, each with its date and machine: [a training step](train_step.md) beside TRL's GKD trainer and plain training, with the
+memory it takes; [the fused loss](fused_loss.md) beside TRL, torchtune, Liger and PyTorch (1.5 to 2.9 × as fast in fp32, 1.9 to 7.6 × in
+bf16; a tenth of the naive memory); [bytes against fidelity](store.md) beside top-k and DistillKit's layout.
 """
 
 QUALITY = """
 The pocket teacher marks, three of its six layers learn, 102,400 tokens of the standard library, forward KL at T = 1:
 `benchmarks/peers_quality.py`. The same packed rows, AdamW and rate at every step; potstill's `measure` on the same 20,000 held-out tokens.
-"""
-
-UNFINISHED = """
-`benchmarks/peers_quality.py` is there and runs (`make bench`); not all of it got to its end here: a busy machine. No conclusion from these.
+Then each for as many steps as it makes in the time that potstill took, its rate falling over those.
 """
 
 BY_DESIGN = """
 What differs by design: contexts that share a row don't see each other in potstill, in the others they do; trainers take the rows in an
-order of their own. The machine was busy: processor time says what was worked, not how long a user waits.
+order of their own. The machine did nothing else; seconds are of the processor, one thread.
 """
 
 JOB = """
@@ -148,7 +145,7 @@ NOT_RUN = """
 - torchtune's recipe: its configurations are for LoRA students of Llama and Qwen on a GPU; its losses want `torchao` 0.16.
 - DistillKit's trainer: not on the registry; wants TRL 0.25 and transformers of that time, in an environment of its own. Its losses, and the
   mask, were run from the repository.
-- Liger's Triton kernels, bf16 in training, memory of a step, equal wall-clock time: this machine has no GPU and was busy.
+- Liger's Triton kernels: this machine has no GPU.
 - torchdistill beyond its loss: its models are torchvision's, whose build for this PyTorch was not to be had.
 
 Beyond `make bench-setup`, this environment had

@@ -38,8 +38,8 @@ def join_processes() -> Accelerator:
         )
     if processes.mixed_precision != "no":
         raise RecipeError(
-            f"the configuration of accelerate says mixed_precision = {processes.mixed_precision}, and the recipe's training.dtype decides "
-            "that: set mixed_precision to no"
+            f"the configuration of accelerate, or a Trainer that ran in this process before, says mixed_precision = "
+            f"{processes.mixed_precision}, and the recipe's training.dtype decides that: set it to no, or begin another process"
         )
     if processes.gradient_accumulation_steps != 1:
         raise RecipeError(

@@ -111,10 +111,10 @@ Every library's functions meet their closed forms in fp64 within rounding, value
 
 ## Time, memory, bytes
 
-Pages of their own, each with its date and machine: [a training step](train_step.md) in bf16 beside TRL's GKD trainer (2.4 × as fast, each alone
-in its process, in 4.7 GiB where it takes 7.5; 1.5 × where TRL's ran behind ours in one process, whose memory was there already) and
-plain training; [the fused loss](fused_loss.md) beside TRL, torchtune, Liger and PyTorch (1.5 to 2.9 × as fast in fp32, 1.9 to 7.6 × in bf16; a
-tenth of the naive memory); [bytes against fidelity](store.md) beside top-k and DistillKit's layout.
+Pages of their own, each with its date and machine: [a training step](train_step.md) in bf16 beside TRL's GKD trainer (2.4 × as fast, each
+alone in its process, in 4.7 GiB where it takes 7.5; 1.5 × where TRL's ran behind ours in one process, whose memory was there already) and
+plain training; [the fused loss](fused_loss.md) beside TRL, torchtune, Liger and PyTorch (1.5 to 2.9 × as fast in fp32, 1.9 to 7.6 × in
+bf16; a tenth of the naive memory); [bytes against fidelity](store.md) beside top-k and DistillKit's layout.
 """
 
 QUALITY = """

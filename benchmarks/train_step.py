@@ -40,7 +40,7 @@ from potstill.training import TrainingSettings, train
 from potstill.types import Batch, SparseTargets, Teacher
 
 HERE = Path(__file__).parent
-SLOTS, RATE = 12, 1e-4
+SLOTS, RATE, NOT_INSTALLED = 12, 1e-4, 3
 LIVE, STORED = "ours, live teacher", "ours, stored labels"
 TRL, PLAIN = "TRL's GKD trainer, off-policy", "transformers.Trainer, hard labels"
 CONTENDERS = (LIVE, TRL, STORED, PLAIN)
@@ -190,7 +190,10 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     rows, length, steps = (1, 256, 3) if arguments.quick else (4, 512, 4)
     if arguments.contender is not None:
-        print(json.dumps(one(arguments.contender, rows, length, steps)))
+        try:
+            print(json.dumps(one(arguments.contender, rows, length, steps)))
+        except ImportError:
+            raise SystemExit(NOT_INSTALLED) from None
         return
     found: dict[str, float] = {}
     memory: dict[str, float] = {}
@@ -199,9 +202,10 @@ def main() -> None:
         # Each in a process of its own: a Trainer changes settings of torch and accelerate for all that follow.
         command = [sys.executable, __file__, "--contender", name, *(["--quick"] if arguments.quick else [])]
         ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-        if ran.returncode != 0:
+        if ran.returncode == NOT_INSTALLED:
             print(f"left out: {name}")
             continue
+        ran.check_returncode()
         told = json.loads(ran.stdout.splitlines()[-1])
         found[name], memory[name] = statistics.median(told["seconds"][1:]), told["memory"]
         profile |= told["shares"]

@@ -67,18 +67,14 @@ def test_what_was_only_prepared_makes_way_for_another_recipe(tmp_path):
     assert not (folder.path / "tokens").exists()
 
 
-def test_what_was_prepared_for_this_run_is_kept(tmp_path):
+def test_what_was_only_prepared_is_prepared_again(tmp_path):
+    """The text may have been mended meanwhile without a change of its size, and four_bits.json be of a recipe that had them."""
     folder = tiny_folder(tmp_path / "run")
     (folder.path / "tokens").mkdir()
-    folder.write_text("importance.safetensors", "scores")
-    folder.keep_json("gate.json", {"verdict": "worth"})
+    folder.write_json("four_bits.json", {"group": 16})
     tiny_folder(tmp_path / "run")
-    assert (folder.path / "tokens").is_dir()
-    assert (folder.path / "importance.safetensors").read_text() == "scores"
-    assert not (folder.path / "gate.json").exists()
-    RunFolder.open(tmp_path / "run", RECIPE, IDENTITY | {"text": "another"})
     assert not (folder.path / "tokens").exists()
-    assert not (folder.path / "importance.safetensors").exists()
+    assert not (folder.path / "four_bits.json").exists()
 
 
 def test_a_run_that_is_refused_leaves_nothing(tmp_path):
@@ -89,6 +85,14 @@ def test_a_run_that_is_refused_leaves_nothing(tmp_path):
     folder.write_text("importance.safetensors", "scores")
     folder.leave()
     assert (folder.path / "recipe.toml").exists()
+
+
+def test_a_refused_run_leaves_what_is_not_its_own(tmp_path):
+    folder = tiny_folder(tmp_path / "run")
+    (tmp_path / "labels").mkdir()
+    (folder.path / "soft_labels").symlink_to(tmp_path / "labels")
+    folder.leave()
+    assert (folder.path / "soft_labels").is_symlink()
 
 
 def begun_folder(path: Path) -> RunFolder:

@@ -37,6 +37,8 @@ def report(
         console.print(f"report   [bold]{escape(str(rebuilt(runs[0])))}[/bold]")
         return
     page = out or Path("comparison.html")
+    if page.is_dir():
+        page = page / "comparison.html"
     # Without an ending no browser opens it.
     page = page if page.suffix else page.with_name(f"{page.name}.html")
     console.print(f"report   [bold]{escape(str(write_report(compared(runs), page)))}[/bold]")

@@ -83,15 +83,15 @@ def corpus_of_run(
     classes = classes_of(model)
     try:
         corpus = read_corpus(recipe.data, tokenizer, classes=classes, teachers=numbers_of_teachers(recipe))
+        if classes is None and corpus.num_tokens and int(corpus.ids.max()) >= size:
+            highest = int(corpus.ids.max())
+            raise VocabularyError(
+                f"the text has token {highest} ({tokenizer.decode([highest])!r}), and teacher and student share only the first {size:,}: "
+                "use a tokenizer without tokens of its own"
+            )
     except PotstillError:
         folder.leave()
         raise
-    if classes is None and corpus.num_tokens and int(corpus.ids.max()) >= size:
-        highest = int(corpus.ids.max())
-        raise VocabularyError(
-            f"the text has token {highest} ({tokenizer.decode([highest])!r}), and teacher and student share only the first {size:,}: "
-            "use a tokenizer without tokens of its own"
-        )
     corpus.save(kept)
     return TokenCorpus.load(kept)
 

@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
@@ -36,8 +36,15 @@ from potstill.training import Step
 _RECIPE, _IDENTITY, _LOCK, _CHECK = "recipe.toml", "identity.json", ".lock", "check"
 # Stored soft labels may be there before the run is.
 _LABELS = "soft_labels"
-# Of the recipe, the models and the text alone; what was found on the machine in its hour, or by training.
-_PREPARED, _FOUND = ("tokens", "importance.safetensors", "lineage.json"), ("dtype.json", "manifest.json", "gate.json")
+_PREPARED = (
+    "tokens",
+    "importance.safetensors",
+    "lineage.json",
+    "dtype.json",
+    "manifest.json",
+    "gate.json",
+    "four_bits.json",
+)
 # Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
 _LOCKS: dict[Path, int] = {}
 Made = TypeVar("Made")
@@ -71,8 +78,9 @@ class RunFolder:
                 folder._check_is_ours(recipe, identity)
                 folder._sweep()
                 return folder
-            # Nothing was trained or measured yet: whatever was prepared for another recipe or text is no loss.
-            for name in _FOUND if is_begun and folder._is_ours(recipe, identity) else (*_PREPARED, *_FOUND):
+            # Nothing was trained or measured yet: what was prepared is no loss. It might be of a text that was mended since, to the
+            # same number of bytes, which is all that a fingerprint of text tells.
+            for name in _PREPARED:
                 shutil.rmtree(path / name, ignore_errors=True) if (path / name).is_dir() else (path / name).unlink(
                     missing_ok=True
                 )
@@ -84,11 +92,19 @@ class RunFolder:
     def leave(self, *begun: str) -> None:
         """Take away what `open` wrote (and `begun` files), and the folder, where nothing else came to it: of a run that is refused nothing
         stays."""
-        ours = {self.path / name for name in (_RECIPE, _IDENTITY, _LOCK, *begun)}
-        if self.is_written_here and not {file for file in self.path.rglob("*") if not file.is_dir()} - ours:
-            if (lock := _LOCKS.pop(self.path.resolve(), None)) is not None:
-                os.close(lock)
-            shutil.rmtree(self.path, ignore_errors=True)
+        if not self.is_written_here or self.path.is_symlink():
+            return
+        where, ours = self.path.resolve(), {self.path / name for name in (_RECIPE, _IDENTITY, _LOCK, *begun)}
+        if {file for file in self.path.rglob("*") if file.is_symlink() or not file.is_dir()} - ours:
+            return
+        with suppress(OSError):  # whoever comes meanwhile keeps what is theirs, and the folder with it
+            for file in ours:
+                file.unlink(missing_ok=True)
+            for place in (*sorted({file.parent for file in ours} - {self.path}), self.path):
+                if place.exists():
+                    place.rmdir()
+        if (lock := _LOCKS.pop(where, None)) is not None:
+            os.close(lock)
 
     def refuse_strangers(self) -> bool:
         """RunDirectoryError where the folder is a file, or holds something that is not a run; whether a run is begun there."""
@@ -238,13 +254,6 @@ class RunFolder:
                 f"another process is writing the run in {self.path}: wait for it, or choose another folder (--out)"
             ) from error
         _LOCKS[where] = file
-
-    def _is_ours(self, recipe: str, identity: Mapping[str, str]) -> bool:
-        try:
-            self._check_is_ours(recipe, identity)
-        except RunDirectoryError:
-            return False
-        return True
 
     def _check_is_ours(self, recipe: str, identity: Mapping[str, str]) -> None:
         theirs = (self.path / _RECIPE).read_text("utf-8")

@@ -68,9 +68,9 @@ def _padded(batch: Batch, rows: int, width: int) -> list[Tensor]:
 
 
 def _gathered(tensor: Tensor, group: ProcessGroup) -> Tensor:
-    everyone = tensor.new_empty((group.size() * len(tensor), *tensor.shape[1:]))
-    distributed.all_gather_into_tensor(everyone, tensor.contiguous(), group=group)
-    return everyone
+    everyone = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(group.size())]
+    distributed.all_gather(everyone, tensor.contiguous(), group=group)
+    return torch.cat(everyone)
 
 
 def _joined(parts: list[Batch]) -> Batch:

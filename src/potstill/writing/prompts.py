@@ -104,10 +104,11 @@ def _bare(
     messages, text = row.get(columns.messages), row.get(columns.prompt)
     if messages is not None:
         turns = tuple(_turns(messages, columns.messages, where))
-        if turns[-1]["role"] != "assistant":
-            return turns
-        if without_answer and len(turns) > 1:
-            return turns[:-1]
+        asked = turns
+        while asked and asked[-1]["role"] == "assistant":
+            asked = asked[:-1]
+        if asked == turns or (without_answer and any(turn["role"] != "system" for turn in asked)):
+            return asked
         raise DataError(f"{where}: the last turn is the assistant's already: leave out what is to be written")
     if not isinstance(text, str):
         raise DataError(

@@ -218,15 +218,16 @@ def test_the_last_answer_of_a_chat_is_left_out_where_that_is_asked(tmp_path):
         {"role": role, "content": text} for role, text in (("user", "hello"), ("assistant", "hi"), ("user", "so?"))
     ]
     answer = {"role": "assistant", "content": "yes"}
-    rows = [{"messages": turns}, {"messages": [*turns, answer]}]
+    rows = [{"messages": turns}, {"messages": [*turns, answer]}, {"messages": [*turns, answer, answer]}]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    asked, answered = read_prompts(tmp_path / "p.jsonl", without_answers=True)
-    assert asked.sent == answered.sent == tuple(turns)
+    asked, answered, twice = read_prompts(tmp_path / "p.jsonl", without_answers=True)
+    assert asked.sent == answered.sent == twice.sent == tuple(turns)
     with pytest.raises(DataError, match="line 2: the last turn is the assistant's already"):
         read_prompts(tmp_path / "p.jsonl")
-    (tmp_path / "p.jsonl").write_text(json.dumps({"messages": [answer]}) + "\n")
-    with pytest.raises(DataError, match="line 1: the last turn is the assistant's already"):
-        read_prompts(tmp_path / "p.jsonl", without_answers=True)
+    for unasked in ([answer], [{"role": "system", "content": "be kind"}, answer]):
+        (tmp_path / "p.jsonl").write_text(json.dumps({"messages": unasked}) + "\n")
+        with pytest.raises(DataError, match="line 1: the last turn is the assistant's already"):
+            read_prompts(tmp_path / "p.jsonl", without_answers=True)
 
 
 def test_prompts_keep_their_ids(tmp_path):

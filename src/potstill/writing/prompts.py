@@ -73,7 +73,7 @@ def read_prompts(
 ) -> tuple[Prompt, ...]:
     """The prompts of a .jsonl or .parquet file, a `datasets` folder or a hub name. DataError for a row that has none.
 
-    `without_answers`: of a chat that the assistant has ended, its last turn is left out; otherwise it is refused.
+    `without_answers`: of a chat that the assistant has ended, its last turns are left out; otherwise it is refused.
     """
     framing, columns = framing or Framing(), columns or PromptColumns()
     before: Counter[str] = Counter()

@@ -36,20 +36,12 @@ from potstill.training import Step
 _RECIPE, _IDENTITY, _LOCK, _CHECK = "recipe.toml", "identity.json", ".lock", "check"
 # Stored soft labels may be there before the run is.
 _LABELS = "soft_labels"
-_PREPARED = (
-    "tokens",
-    "importance.safetensors",
-    "lineage.json",
-    "dtype.json",
-    "manifest.json",
-    "gate.json",
-    "four_bits.json",
-)
 # Locks hold as long as their file is open: for the rest of the process, so that one may open its own folder again.
 _LOCKS: dict[Path, int] = {}
 Made = TypeVar("Made")
 _MEND = "delete it and run again"
 STUDENT, GATE, FOUR_BITS, SPEEDS = "distilled", "gate.json", "four_bits.json", "speeds.json"
+_PREPARED = ("tokens", "importance.safetensors", "lineage.json", "dtype.json", "manifest.json", GATE, FOUR_BITS)
 
 
 @dataclass(frozen=True)
